@@ -1,0 +1,66 @@
+import { CONFIG_FIELDS, type ConfigFieldName, type ConfigValues } from './config-fields.js';
+import { DSN_EXAMPLE } from './dsn.js';
+import { MissingConfigError } from './errors.js';
+import { checkKnownName } from './known-name.js';
+
+/** Settings given in code. What is absent or `undefined` is left to the next source. */
+export type ConfigOptions = { [Name in ConfigFieldName]?: ConfigValues[Name] | undefined };
+
+/** A place that settings come from. */
+export interface ConfigSource {
+  /** As it stands in messages: `environment`. */
+  readonly from: string;
+  /** What the source calls a field: `PGQRS_MAX_CONNECTIONS`. */
+  readonly key: (name: ConfigFieldName) => string;
+  /** What the source says, not yet checked; `undefined` when it says nothing. */
+  readonly value: (name: ConfigFieldName) => unknown;
+}
+
+/** The field's value from the first source that has one, checked; else its default. */
+export function resolveField<Name extends ConfigFieldName>(
+  name: Name,
+  sources: readonly ConfigSource[],
+): ConfigValues[Name] {
+  const field = CONFIG_FIELDS[name];
+  for (const source of sources) {
+    const value = source.value(name);
+    if (value !== undefined) return field.check(label(source, name), value);
+  }
+  if (field.default === undefined) throw missing(name, sources);
+  return field.default;
+}
+
+/** Plain JavaScript has no compiler that finds a misspelt option. */
+export function optionsSource(options: ConfigOptions): ConfigSource {
+  for (const name of Object.keys(options)) checkKnownName('option', name, Object.keys(CONFIG_FIELDS));
+  return valuesSource(options);
+}
+
+export function valuesSource(values: Readonly<ConfigOptions>): ConfigSource {
+  return { from: 'option', key: (name) => name, value: (name) => values[name] };
+}
+
+/** An empty variable counts as one that is not set. */
+export function environmentSource(env: NodeJS.ProcessEnv): ConfigSource {
+  return {
+    from: 'environment',
+    key: (name) => CONFIG_FIELDS[name].env,
+    value: (name) => {
+      const { env: variable, parse } = CONFIG_FIELDS[name];
+      const text = env[variable];
+      return text === undefined || text === '' ? undefined : parse(text);
+    },
+  };
+}
+
+function label(source: ConfigSource, name: ConfigFieldName): string {
+  return `${source.key(name)} (${source.from})`;
+}
+
+function missing(name: ConfigFieldName, sources: readonly ConfigSource[]): MissingConfigError {
+  const [only, ...others] = sources;
+  return new MissingConfigError(
+    only && others.length === 0 ? only.key(name) : name,
+    `put a URL such as ${DSN_EXAMPLE} into ${sources.map((source) => label(source, name)).join(' or ')}`,
+  );
+}

@@ -1,0 +1,142 @@
+import { resolve } from 'node:path';
+import { inspect, type InspectOptions } from 'node:util';
+import type { ConfigFieldName, ConfigValues } from './config-fields.js';
+import { fileSource, findFileSource } from './config-file.js';
+import { environmentSource, optionsSource, resolveField, valuesSource } from './config-source.js';
+import type { ConfigOptions, ConfigSource } from './config-source.js';
+import { redactDsn } from './dsn.js';
+
+export type { ConfigOptions, ConfigValues };
+
+/** What {@link Config.load} takes: settings that win over every other source, and where to look for the others. */
+export interface ConfigLoadOptions extends ConfigOptions {
+  /** YAML file, relative to `cwd`. @default the file that PGQRS_CONFIG_FILE names, else pgqrs.yaml, else pgqrs.yml */
+  file?: string | undefined;
+  /** Environment variables. @default process.env */
+  env?: NodeJS.ProcessEnv | undefined;
+  /** Folder that relative paths start from. @default process.cwd() */
+  cwd?: string | undefined;
+}
+
+/**
+ * Where the database is and how to use it: immutable, and checked wherever its settings came from.
+ * {@link ConfigValues} describes each setting with its unit, range, default, environment variable and YAML key.
+ *
+ * A file is flat YAML with pgqrs' keys, so that both can share one. `validation_config`, `sqlite` and `s3`,
+ * which only pgqrs reads, are ignored; any other unknown key is an error. `${VARIABLES}` are not expanded.
+ *
+ * Shown in any way (string, JSON, `console.log`), a Config hides the password; only `dsn` has it.
+ *
+ * Every factory throws {@link InvalidOptionError} with the field, where it was set, its rule and the refused value,
+ * and {@link MissingConfigError} if no source has a DSN.
+ *
+ * @example
+ * const config = Config.fromDsn('postgresql://localhost/mydb', { maxConnections: 4 });
+ * const other = await Config.load({ schema: 'jobs' }); // the rest from environment, file and defaults
+ */
+export class Config implements Readonly<ConfigValues> {
+  readonly schema: string;
+  readonly maxConnections: number;
+  readonly connectionTimeoutSeconds: number;
+  readonly defaultLockTimeSeconds: number;
+  readonly defaultMaxBatchSize: number;
+  readonly maxReadCount: number;
+  readonly heartbeatIntervalSeconds: number;
+  readonly pollIntervalMs: number;
+  readonly maxPayloadBytes: number;
+  /** Private, so that nothing that lists properties comes across the password. */
+  readonly #dsn: string;
+
+  private constructor(...sources: readonly ConfigSource[]) {
+    const field = <Name extends ConfigFieldName>(name: Name) => resolveField(name, sources);
+    this.#dsn = field('dsn');
+    this.schema = field('schema');
+    this.maxConnections = field('maxConnections');
+    this.connectionTimeoutSeconds = field('connectionTimeoutSeconds');
+    this.defaultLockTimeSeconds = field('defaultLockTimeSeconds');
+    this.defaultMaxBatchSize = field('defaultMaxBatchSize');
+    this.maxReadCount = field('maxReadCount');
+    this.heartbeatIntervalSeconds = field('heartbeatIntervalSeconds');
+    this.pollIntervalMs = field('pollIntervalMs');
+    this.maxPayloadBytes = field('maxPayloadBytes');
+    Object.freeze(this);
+  }
+
+  /** The given settings and defaults for the rest. Reads neither the environment nor a file. */
+  static fromDsn(dsn: string, overrides: Omit<ConfigOptions, 'dsn'> = {}): Config {
+    return new Config(optionsSource({ ...overrides, dsn }));
+  }
+
+  /** A DSN, the schema of the queue tables, and defaults for the rest. */
+  static fromDsnWithSchema(dsn: string, schema: string): Config {
+    return Config.fromDsn(dsn, { schema });
+  }
+
+  /**
+   * The `PGQRS_*` variables and defaults for the rest; an empty variable counts as not set.
+   * A number that is none is an error (pgqrs silently takes the default).
+   */
+  static fromEnv(env: NodeJS.ProcessEnv = process.env): Config {
+    return new Config(environmentSource(env));
+  }
+
+  /**
+   * The settings in a YAML file and defaults for the rest. Also throws {@link InvalidOptionError}
+   * if the file cannot be read (with the reason as `cause`) or is not YAML (with line and column).
+   * @param path relative to the working directory
+   */
+  static async fromFile(path: string): Promise<Config> {
+    return new Config(await fileSource(resolve(path), 'path'));
+  }
+
+  /**
+   * Each setting by itself from the first source that has it:
+   * 1. the options of this call,
+   * 2. the environment,
+   * 3. the file: `file`, else the one that `PGQRS_CONFIG_FILE` names, else `pgqrs.yaml`, else `pgqrs.yml` in `cwd`,
+   * 4. the defaults.
+   *
+   * (pgqrs takes all settings from the first source that it finds.) A value that is overridden is not checked.
+   * A default file need not exist; a named one must.
+   *
+   * @example
+   * // PGQRS_MAX_CONNECTIONS=8, and pgqrs.yaml has the DSN
+   * const config = await Config.load({ schema: 'jobs' });
+   */
+  static async load(options: ConfigLoadOptions = {}): Promise<Config> {
+    const { file, env = process.env, cwd = process.cwd(), ...explicit } = options;
+    return new Config(
+      optionsSource(explicit),
+      environmentSource(env),
+      await findFileSource({ file, env, cwd }),
+    );
+  }
+
+  /** PostgreSQL URL, with its password: do not print it. */
+  get dsn(): string {
+    return this.#dsn;
+  }
+
+  /** The DSN with `***` for its password. */
+  get redactedDsn(): string {
+    return redactDsn(this.#dsn);
+  }
+
+  /** A copy with changes, checked like the original. */
+  with(overrides: ConfigOptions): Config {
+    return new Config(optionsSource(overrides), valuesSource(this));
+  }
+
+  /** All settings, without the password. */
+  toJSON(): ConfigValues {
+    return Object.assign({ dsn: this.redactedDsn }, this);
+  }
+
+  toString(): string {
+    return `Config ${JSON.stringify(this)}`;
+  }
+
+  [inspect.custom](_depth: number, options: InspectOptions): string {
+    return `Config ${inspect(this.toJSON(), options)}`;
+  }
+}

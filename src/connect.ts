@@ -1,0 +1,114 @@
+import type pg from 'pg';
+import { Admin } from './admin.js';
+import { Config, type ConfigOptions } from './config.js';
+import { Db } from './db.js';
+import { ping } from './sql/notify.js';
+import { ClosedError } from './errors.js';
+import { Producer, type ProducerOptions } from './producer.js';
+import type { Worker } from './worker.js';
+
+/** A URL, a Config, single settings, or a pool of the caller's with its schema. */
+export type ConnectOptions = string | Config | ConfigOptions | ConnectWithPool;
+
+export interface ConnectWithPool extends Omit<ConfigOptions, 'dsn'> {
+  /** Used and never ended by us. */
+  pool: pg.Pool;
+}
+
+/** One database with queues: hands out admin, producers and consumers, and closes what it handed out. */
+export class Sluice implements AsyncDisposable {
+  readonly admin: Admin;
+  readonly #db: Db;
+  readonly #workers = new Set<Worker>();
+  #closed: Promise<void> | undefined;
+
+  /** @internal use connect() */
+  constructor(
+    db: Db,
+    private readonly config: Config,
+  ) {
+    this.#db = db;
+    this.admin = Admin.over(db);
+  }
+
+  /**
+   * Registers a producer of an existing queue, under a name of its own unless `port` is given.
+   * @throws {QueueNotFoundError} no queue is created silently
+   */
+  async producer(queueName: string, options: ProducerOptions = {}): Promise<Producer> {
+    this.#assertOpen();
+    const { maxPayloadBytes, heartbeatIntervalSeconds } = this.config;
+    const queue = await this.admin.getQueue(queueName);
+    return this.#own(
+      await Producer.open(this.#db, queue, { maxPayloadBytes, heartbeatIntervalSeconds, ...options }),
+    );
+  }
+
+  /** Closes every producer and consumer, then the connections. Twice is fine. */
+  close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(): Promise<void> {
+    const closing = await Promise.allSettled([...this.#workers].map((worker) => worker.close()));
+    await this.#db.close();
+    const failed = closing.find((result) => result.status === 'rejected');
+    if (failed) throw failed.reason as Error;
+  }
+
+  #own<W extends Worker>(worker: W): W {
+    this.#workers.add(worker);
+    return worker;
+  }
+
+  #assertOpen(): void {
+    if (this.#closed) throw new ClosedError('the connection to the database');
+  }
+}
+
+/**
+ * The short way in.
+ *
+ * @example
+ * await using sluice = await connect(process.env.DATABASE_URL);
+ * const producer = await sluice.producer('notifications');
+ *
+ * @throws {InvalidOptionError} a setting breaks its rule
+ * @throws {ConnectionError} the database cannot be reached
+ */
+export async function connect(options: ConnectOptions): Promise<Sluice> {
+  const { db, config } = open(options);
+  try {
+    await ping(db);
+  } catch (error) {
+    await db.close();
+    throw error;
+  }
+  return new Sluice(db, config);
+}
+
+function open(options: ConnectOptions): { db: Db; config: Config } {
+  if (typeof options === 'object' && 'pool' in options) {
+    const { pool, ...settings } = options;
+    // The pool knows where the database is; the settings are checked like any others.
+    const config = Config.fromDsn('postgresql://in-the-pool', settings);
+    return { db: Db.over(pool, config.schema), config };
+  }
+  const config = asConfig(options);
+  const { schema, maxConnections, connectionTimeoutSeconds } = config;
+  return {
+    db: Db.open(config.dsn, { schema, maxConnections, connectTimeoutMs: connectionTimeoutSeconds * 1_000 }),
+    config,
+  };
+}
+
+function asConfig(options: string | Config | ConfigOptions): Config {
+  if (options instanceof Config) return options;
+  const { dsn, ...settings } = typeof options === 'string' ? { dsn: options } : options;
+  return Config.fromDsn(dsn as string, settings);
+}

@@ -1,0 +1,56 @@
+import pg from 'pg';
+import {
+  ConnectionError,
+  DatabaseError,
+  PermissionDeniedError,
+  SchemaNotInstalledError,
+  SluiceError,
+} from './errors.js';
+
+const OBJECT_MISSING = new Set(['42P01', '3F000', '42883']); // table, schema, function
+const LOGIN_REFUSED = new Set(['28000', '28P01', '3D000']); // role, password, database
+const NOT_ALLOWED = new Set(['42501', '25006']); // privilege, read-only transaction
+const HOPELESS = new Set(['ENOTFOUND', 'EINVAL', 'ERR_INVALID_URL', 'ERR_SOCKET_BAD_PORT']);
+
+/**
+ * The driver's error as one of ours. Copies the code, the constraint and the line number only:
+ * `detail` and `where` hold row contents.
+ */
+export function driverError(error: unknown): Error {
+  if (error instanceof SluiceError) return error;
+  if (error instanceof pg.DatabaseError) return serverError(error);
+  if (error instanceof TypeError || error instanceof RangeError) return error; // a bug, not a lost connection
+  if (error instanceof Error) return connectionError(error);
+  return new Error(String(error));
+}
+
+function serverError(error: pg.DatabaseError): SluiceError {
+  const state = error.code ?? 'XX000';
+  const message = `${withoutValue(error.message)} (SQLSTATE ${state})`;
+  if (OBJECT_MISSING.has(state)) return new SchemaNotInstalledError(message);
+  if (NOT_ALLOWED.has(state)) return new PermissionDeniedError(message);
+  if (LOGIN_REFUSED.has(state))
+    return new ConnectionError(`the server refused the log-in: ${message}`, false);
+  return new DatabaseError(message, state, error.constraint, copyLine(error.where));
+}
+
+/** Everything that is not the server's answer means that there is no usable connection. */
+function connectionError(error: Error): ConnectionError {
+  const { code } = error as NodeJS.ErrnoException;
+  // A host with several addresses fails with an AggregateError that has no message of its own.
+  const reason = error.message || code || error.name;
+  return new ConnectionError(`no connection to the database: ${reason}`, !HOPELESS.has(code ?? ''), {
+    cause: error,
+  });
+}
+
+/** Some messages end in the offending value: `invalid input syntax for type json: "…"`. */
+function withoutValue(message: string): string {
+  return message.replace(/: ".*"$/s, '');
+}
+
+/** `COPY t, line 3, column c` — a binary COPY of jsonb puts it on the second line. */
+function copyLine(where: string | undefined): number | undefined {
+  const line = where?.match(/^COPY .*?, line (\d+)/m)?.[1];
+  return line === undefined ? undefined : Number(line);
+}

@@ -1,0 +1,146 @@
+import { PayloadInvalidError, PayloadTooLargeError } from '../errors.js';
+import type { Id } from '../types.js';
+
+const SIGNATURE = Buffer.from('PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0', 'latin1');
+const TRAILER = Buffer.from([0xff, 0xff]);
+const CHUNK_BYTES = 256 * 1024;
+const FIRST_CAPACITY = 64 * 1024;
+const JSONB_OID = 3802;
+/** Version byte that jsonb's binary input wants before the text. */
+const JSONB_VERSION = 1;
+
+/** What every row of a stream has in common: its constant columns, as they stand before the payload. */
+export interface RowFormat {
+  header: Buffer;
+  /** Where in the header the 8 bytes of `vt` begin; undefined when `vt` is left to its default. */
+  vtOffset: number | undefined;
+  maxPayloadBytes: number;
+}
+
+/** queue_id, producer_worker_id, origin [, vt], payload: the column order of sql/batches.ts. */
+export function rowFormat(queueId: Id, workerId: Id, withVt: boolean, maxPayloadBytes: number): RowFormat {
+  const header = Buffer.alloc(withVt ? 44 : 32);
+  let at = header.writeInt16BE(withVt ? 5 : 4);
+  for (const id of [queueId, workerId]) at = header.writeBigInt64BE(BigInt(id), header.writeInt32BE(8, at));
+  at = header.writeInt16BE(1, header.writeInt32BE(2, at));
+  if (withVt) at = header.writeInt32BE(8, at);
+  return { header, vtOffset: withVt ? at : undefined, maxPayloadBytes };
+}
+
+/**
+ * Rows as PostgreSQL's binary COPY wants them, in one buffer that grows and is used again: an item becomes bytes when
+ * it is written, so memory is bounded by bytes and an invalid payload is known at once.
+ */
+export class Rows {
+  count = 0;
+  /** One per row, only when the format carries `vt`. */
+  readonly delays: number[] = [];
+  readonly #starts: number[] = [];
+  #buffer = Buffer.allocUnsafeSlow(FIRST_CAPACITY);
+  #end: number;
+
+  constructor(private readonly format: RowFormat) {
+    this.#end = SIGNATURE.copy(this.#buffer);
+  }
+
+  get bytes(): number {
+    return this.#end;
+  }
+
+  /** @param index place of the item in its source, for errors */
+  append(item: unknown, index: number, delaySeconds: number): void {
+    const json = toJson(item, index);
+    const { header, vtOffset, maxPayloadBytes } = this.format;
+    const start = this.#end;
+    const body = start + header.length + 5;
+    // UTF-8 takes at most 3 bytes per UTF-16 unit: only text that might not fit is measured.
+    if (body + json.length * 3 > this.#buffer.length) {
+      const bytes = Buffer.byteLength(json);
+      if (bytes > maxPayloadBytes) throw new PayloadTooLargeError(index, bytes, maxPayloadBytes);
+      this.#reserve(body + bytes);
+    }
+    const written = this.#buffer.write(json, body);
+    if (written > maxPayloadBytes) throw new PayloadTooLargeError(index, written, maxPayloadBytes);
+    header.copy(this.#buffer, start);
+    this.#buffer.writeInt32BE(written + 1, body - 5);
+    this.#buffer[body - 1] = JSONB_VERSION;
+    this.#end = body + written;
+    this.count++;
+    if (vtOffset !== undefined) {
+      this.#starts.push(start);
+      this.delays.push(delaySeconds);
+    }
+  }
+
+  /** The whole COPY: signature, rows, trailer, in big chunks. `vt` becomes the transaction's `now()` plus each delay. */
+  *copyChunks(nowBinary: string): Iterable<Buffer> {
+    this.#stampVt(BigInt(`0x${nowBinary}`));
+    this.#reserve(this.#end + TRAILER.length);
+    const end = this.#end + TRAILER.copy(this.#buffer, this.#end);
+    for (let at = 0; at < end; at += CHUNK_BYTES)
+      yield this.#buffer.subarray(at, Math.min(at + CHUNK_BYTES, end));
+  }
+
+  /** The payloads as a jsonb[] in binary format; its elements are the payload fields of the rows, byte for byte. */
+  payloadArray(): Buffer {
+    const headerBytes = this.format.header.length;
+    const array = Buffer.allocUnsafe(20 + this.#end - SIGNATURE.length - this.count * headerBytes);
+    let to = array.writeInt32BE(1); // dimensions
+    to = array.writeInt32BE(0, to); // no nulls
+    to = array.writeInt32BE(JSONB_OID, to);
+    to = array.writeInt32BE(this.count, to);
+    to = array.writeInt32BE(1, to); // lower bound
+    for (let at = SIGNATURE.length; at < this.#end;) {
+      const field = at + headerBytes;
+      at = field + 4 + this.#buffer.readInt32BE(field);
+      to += this.#buffer.copy(array, to, field, at);
+    }
+    return array;
+  }
+
+  clear(): void {
+    this.count = 0;
+    this.#end = SIGNATURE.length;
+    this.#starts.length = 0;
+    this.delays.length = 0;
+  }
+
+  #stampVt(now: bigint): void {
+    const { vtOffset } = this.format;
+    if (vtOffset === undefined) return;
+    this.delays.forEach((delay, row) => {
+      this.#buffer.writeBigInt64BE(
+        now + BigInt(delay) * 1_000_000n,
+        (this.#starts[row] as number) + vtOffset,
+      );
+    });
+  }
+
+  #reserve(bytes: number): void {
+    if (bytes <= this.#buffer.length) return;
+    const larger = Buffer.allocUnsafeSlow(Math.max(bytes, this.#buffer.length * 2));
+    this.#buffer.copy(larger, 0, 0, this.#end);
+    this.#buffer = larger;
+  }
+}
+
+function toJson(item: unknown, index: number): string {
+  let json: string | undefined;
+  try {
+    json = JSON.stringify(item);
+  } catch (error) {
+    // The first line says what it is; the rest of V8's message shows keys of the payload.
+    const [reason = 'JSON.stringify failed'] = (error as Error).message.split('\n');
+    throw new PayloadInvalidError(index, reason);
+  }
+  if (json === undefined) {
+    throw new PayloadInvalidError(index, 'undefined, functions and symbols have no JSON form');
+  }
+  if (json.includes('\\u') && REFUSED_ESCAPE.test(json)) {
+    throw new PayloadInvalidError(index, 'jsonb stores neither NUL characters (\\u0000) nor lone surrogates');
+  }
+  return json;
+}
+
+/** `JSON.stringify` writes proper surrogate pairs raw, so an escaped surrogate is a lone one. */
+const REFUSED_ESCAPE = /(?<!\\)(?:\\\\)*\\u(?:0000|d[89a-f])/;

@@ -1,0 +1,24 @@
+import type { Piece } from './piece.js';
+import { index, storage, withoutForeignKey, withoutIndex } from './piece.js';
+
+/** Indexes, and what must go because it costs on every row. */
+export const PHYSICS: readonly Piece[] = [
+  // The order of delivery is exactly this index.
+  index('sluice_messages_due', 'pgqrs_messages', '(queue_id, vt, id) where archived_at is null'),
+  // A full queue turns all its rows over within minutes: vacuum by count, not by a fifth of the table, and never nap.
+  storage('pgqrs_messages', {
+    autovacuum_vacuum_scale_factor: '0.02',
+    autovacuum_vacuum_threshold: '5000',
+    autovacuum_analyze_scale_factor: '0.05',
+    autovacuum_vacuum_cost_delay: '0',
+  }),
+  // One hot row per stream, updated by every batch: leave room for it on its page.
+  storage('sluice_streams', { fillfactor: '50', autovacuum_vacuum_threshold: '500' }),
+  withoutForeignKey('pgqrs_messages', 'pgqrs_queues'),
+  withoutForeignKey('pgqrs_messages', 'pgqrs_workers'),
+  withoutForeignKey('pgqrs_workflow_runs', 'pgqrs_messages'),
+  withoutIndex('pgqrs_messages', ['queue_id', 'vt', 'enqueued_at', 'id']),
+  withoutIndex('pgqrs_messages', ['consumer_worker_id']),
+  withoutIndex('pgqrs_messages', ['queue_id', 'archived_at']),
+  withoutIndex('pgqrs_messages', ['producer_worker_id']),
+];

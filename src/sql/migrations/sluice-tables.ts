@@ -1,0 +1,38 @@
+import type { Piece } from './piece.js';
+import { column, table } from './piece.js';
+
+/** Our own tables beside pgqrs', and our one column on its messages. */
+export const SLUICE_TABLES: readonly Piece[] = [
+  table(
+    'sluice_migrations',
+    () => `
+    version int primary key,
+    name text not null,
+    installed_at timestamptz not null default now()`,
+  ),
+
+  // Which workers are ours: their expired leases come back by themselves, those of foreign workers by policy.
+  table(
+    'sluice_workers',
+    (s) => `
+    worker_id bigint primary key references ${s}.pgqrs_workers (id) on delete cascade`,
+  ),
+
+  // The ingest ledger: one row per stream, moved by the last statement of each batch's transaction.
+  table(
+    'sluice_streams',
+    (s) => `
+    id bigint generated always as identity primary key,
+    name text not null unique,
+    queue_id bigint not null references ${s}.pgqrs_queues (id) on delete cascade,
+    worker_id bigint references ${s}.pgqrs_workers (id) on delete cascade,
+    epoch bigint not null default 1,
+    seq bigint not null default 0,
+    position text not null default '0',
+    updated_at timestamptz not null default now()`,
+  ),
+
+  // Who wrote last: null a foreign client, otherwise us. Inserts of ours set it and claims of ours change it,
+  // so that the triggers that check references row by row can leave our rows alone: we have pinned already.
+  column('pgqrs_messages', 'origin', 'smallint'),
+];

@@ -1,0 +1,143 @@
+import type { Piece } from './piece.js';
+import { routine, trigger } from './piece.js';
+
+/*
+ * References without per-row foreign keys. Three kinds of writers, three guards:
+ *  - our batches and claims pin what they refer to (sluice_pin), so deletes wait for them;
+ *  - deletes look once per statement, after they got their locks, whether something still refers to what went;
+ *  - foreign clients' inserts and claims are checked row by row, as pgqrs' foreign keys did. `origin` tells them apart:
+ *    our inserts set it, our claims change it.
+ * Each raises 23503 (foreign_key_violation), which pgqrs' clients expect. The guards see rows that were committed while
+ * a delete waited only because every statement of a function has a new snapshot at READ COMMITTED; at a higher level
+ * they would not, so such a delete is refused.
+ */
+const READ_COMMITTED_ONLY = `
+  if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    raise exception 'rows of % can only be deleted at READ COMMITTED', tg_table_name using errcode = '0A000';
+  end if;`;
+
+export const TRIGGERS: readonly Piece[] = [
+  routine(
+    'sluice_queues_gone',
+    '() returns trigger language plpgsql security definer',
+    (s) => `
+begin${READ_COMMITTED_ONLY}
+  if exists (select from ${s}.pgqrs_messages m join gone on gone.id = m.queue_id) then
+    raise exception 'the queue still has messages' using errcode = '23503';
+  end if;
+  return null;
+end`,
+  ),
+  trigger('sluice_queues_gone', 'pgqrs_queues', 'sluice_queues_gone', afterDelete),
+
+  routine(
+    'sluice_workers_gone',
+    '() returns trigger language plpgsql security definer',
+    (s) => `
+begin${READ_COMMITTED_ONLY}
+  if exists (select from ${s}.pgqrs_messages m join gone on gone.id = m.producer_worker_id)
+    or exists (select from ${s}.pgqrs_messages m join gone on gone.id = m.consumer_worker_id) then
+    raise exception 'messages still refer to the worker' using errcode = '23503';
+  end if;
+  return null;
+end`,
+  ),
+  trigger('sluice_workers_gone', 'pgqrs_workers', 'sluice_workers_gone', afterDelete),
+
+  routine(
+    'sluice_messages_gone',
+    '() returns trigger language plpgsql security definer',
+    (s) => `
+begin
+  if exists (select from ${s}.pgqrs_workflow_runs r join gone on gone.id = r.message_id) then
+    raise exception 'a workflow run still refers to the message' using errcode = '23503';
+  end if;
+  return null;
+end`,
+  ),
+  trigger('sluice_messages_gone', 'pgqrs_messages', 'sluice_messages_gone', afterDelete),
+
+  // TRUNCATE fires no delete trigger; it holds the table exclusively, so a look afterwards is enough.
+  routine(
+    'sluice_truncated',
+    '() returns trigger language plpgsql security definer',
+    (s) => `
+begin
+  if tg_table_name = 'pgqrs_messages' and exists (select from ${s}.pgqrs_workflow_runs)
+    or tg_table_name <> 'pgqrs_messages' and exists (select from ${s}.pgqrs_messages) then
+    raise exception 'rows still refer to %', tg_table_name using errcode = '23503';
+  end if;
+  return null;
+end`,
+  ),
+  trigger('sluice_truncated', 'pgqrs_queues', 'sluice_truncated', afterTruncate),
+  trigger('sluice_truncated', 'pgqrs_workers', 'sluice_truncated', afterTruncate),
+  trigger('sluice_truncated', 'pgqrs_messages', 'sluice_truncated', afterTruncate),
+
+  routine(
+    'sluice_check_message',
+    '() returns trigger language plpgsql security definer',
+    (s) => `
+begin
+  perform from ${s}.pgqrs_queues q where q.id = new.queue_id for key share;
+  if not found then
+    raise exception 'queue % does not exist', new.queue_id using errcode = '23503';
+  end if;
+  if new.producer_worker_id is not null then
+    perform from ${s}.pgqrs_workers w where w.id = new.producer_worker_id for key share;
+    if not found then
+      raise exception 'worker % does not exist', new.producer_worker_id using errcode = '23503';
+    end if;
+  end if;
+  if new.consumer_worker_id is not null then
+    perform from ${s}.pgqrs_workers w where w.id = new.consumer_worker_id for key share;
+    if not found then
+      raise exception 'worker % does not exist', new.consumer_worker_id using errcode = '23503';
+    end if;
+  end if;
+  return null;
+end`,
+  ),
+  trigger(
+    'sluice_check_insert',
+    'pgqrs_messages',
+    'sluice_check_message',
+    (on) => `after insert ${on} for each row when (new.origin is null)`,
+  ),
+  trigger(
+    'sluice_check_update',
+    'pgqrs_messages',
+    'sluice_check_message',
+    (on) => `after update of queue_id, producer_worker_id, consumer_worker_id ${on} for each row when (
+      new.queue_id <> old.queue_id or new.producer_worker_id is distinct from old.producer_worker_id
+      or (new.consumer_worker_id is not null and new.consumer_worker_id is distinct from old.consumer_worker_id
+        and new.origin is not distinct from old.origin))`,
+  ),
+
+  routine(
+    'sluice_check_run',
+    '() returns trigger language plpgsql security definer',
+    (s) => `
+begin
+  perform from ${s}.pgqrs_messages m where m.id = new.message_id for key share;
+  if not found then
+    raise exception 'message % does not exist', new.message_id using errcode = '23503';
+  end if;
+  return null;
+end`,
+  ),
+  trigger(
+    'sluice_check_run',
+    'pgqrs_workflow_runs',
+    'sluice_check_run',
+    (on) => `after insert or update of message_id ${on} for each row`,
+  ),
+];
+
+function afterDelete(on: string): string {
+  return `after delete ${on} referencing old table as gone for each statement`;
+}
+
+function afterTruncate(on: string): string {
+  return `after truncate ${on} for each statement`;
+}

@@ -1,0 +1,82 @@
+import type { Queryable } from '../db.js';
+import { statement } from './statement.js';
+
+/** One installer at a time per schema; two schemas of one database may be installed at once. */
+const TRY_INSTALL_LOCK = {
+  transaction: statement(
+    'try_install_lock',
+    () => `select pg_try_advisory_xact_lock(hashtextextended('sluice install ' || $1, 0)) as got`,
+  ),
+  session: statement(
+    'try_install_lock',
+    () => `select pg_try_advisory_lock(hashtextextended('sluice install ' || $1, 0)) as got`,
+  ),
+};
+const RELEASE_INSTALL_LOCK = statement(
+  'release_install_lock',
+  () => `select pg_advisory_unlock(hashtextextended('sluice install ' || $1, 0))`,
+);
+
+/** Asks without waiting: a statement that waits holds a snapshot, and CREATE INDEX CONCURRENTLY would wait for that. */
+export async function tryInstallLock(
+  on: Queryable,
+  scope: 'transaction' | 'session',
+  schemaName: string,
+): Promise<boolean> {
+  const [row] = await on.query<{ got: boolean }>(TRY_INSTALL_LOCK[scope](on.schema), [schemaName]);
+  return row?.got === true;
+}
+
+export async function releaseInstallLock(on: Queryable, schemaName: string): Promise<void> {
+  await on.query(RELEASE_INSTALL_LOCK(on.schema), [schemaName]);
+}
+
+export async function createSchema(on: Queryable): Promise<void> {
+  await on.query(`create schema if not exists ${on.schema}`);
+}
+
+/** DDL of an online install gives up quickly, so that the queue's traffic does not pile up behind its wait for a lock. */
+export function withLockTimeout(ms: number): string {
+  return `begin isolation level read committed; set local lock_timeout = ${ms}`;
+}
+
+const COUNT_ORPHANS = statement(
+  'count_orphans',
+  (s) => `
+  select
+    (select count(*)::int from ${s}.pgqrs_messages m
+      where not exists (select from ${s}.pgqrs_queues q where q.id = m.queue_id)) as queue,
+    (select count(*)::int from ${s}.pgqrs_messages m where m.producer_worker_id is not null
+      and not exists (select from ${s}.pgqrs_workers w where w.id = m.producer_worker_id)) as producer,
+    (select count(*)::int from ${s}.pgqrs_messages m where m.consumer_worker_id is not null
+      and not exists (select from ${s}.pgqrs_workers w where w.id = m.consumer_worker_id)) as consumer,
+    (select count(*)::int from ${s}.pgqrs_workflow_runs r
+      where not exists (select from ${s}.pgqrs_messages m where m.id = r.message_id)) as run`,
+);
+
+export interface Orphans {
+  queue: number;
+  producer: number;
+  consumer: number;
+  run: number;
+}
+
+/** Rows that refer to something that is not there. Reads the whole messages table. */
+export async function countOrphans(on: Queryable): Promise<Orphans> {
+  const [row] = await on.query<Orphans>(COUNT_ORPHANS(on.schema));
+  return row as Orphans;
+}
+
+/** pgqrs' bookkeeping may hold migrations of another application: take our rows out, and the table only when empty. */
+const FORGET_PGQRS = statement(
+  'forget_pgqrs_migrations',
+  (s) => `
+  do $do$ begin
+    delete from ${s}._sqlx_migrations where version in (1, 2, 3, 4, 6);
+    if not exists (select from ${s}._sqlx_migrations) then drop table ${s}._sqlx_migrations; end if;
+  end $do$`,
+);
+
+export async function forgetPgqrsMigrations(on: Queryable): Promise<void> {
+  await on.query(FORGET_PGQRS(on.schema));
+}

@@ -1,0 +1,31 @@
+/** Id of a queue, message or worker: an int8 as a decimal string, exact in JavaScript and safe in JSON. */
+export type Id = string;
+
+export interface Queue {
+  id: Id;
+  name: string;
+  createdAt: Date;
+}
+
+/** States of a worker; `polling` and `interrupted` are set by pgqrs' own clients. */
+export type WorkerStatus = 'ready' | 'polling' | 'suspended' | 'interrupted' | 'stopped';
+
+/** A message as the table holds it. Times are the server's. */
+export interface StoredMessage<T = unknown> {
+  id: Id;
+  queueId: Id;
+  payload: T;
+  /** When it is due; while it is leased, when the lease ends. */
+  vt: Date;
+  enqueuedAt: Date;
+  /** Deliveries so far, this one included. */
+  readCount: number;
+  /** First delivery. */
+  dequeuedAt: Date | null;
+  producerWorkerId: Id | null;
+  consumerWorkerId: Id | null;
+  archivedAt: Date | null;
+}
+
+/** Which expired leases of foreign (pgqrs) workers a consumer takes over; see ConsumerOptions. */
+export type ForeignLeases = 'never' | 'stale' | 'expired';

@@ -1,0 +1,95 @@
+import { addAbortSignal, Transform, type TransformCallback } from 'node:stream';
+import { integer, number } from '../src/check.js';
+import { InvalidOptionError } from '../src/errors.js';
+import { TokenBucket } from './token-bucket.js';
+
+export interface RateLimitOptions {
+  /** Items let through per second, on average. Any number above 0; 0.5 is one every two seconds. */
+  perSecond: number;
+  /** Items let through at once after a pause. A whole number of at least 1. @default 1 */
+  burst?: number;
+  /** Ends the stream with an `AbortError` at once, also in the middle of a wait. */
+  signal?: AbortSignal | undefined;
+}
+
+/**
+ * An object stream that lets items through in order, `perSecond` of them per second on average. It drops nothing: it
+ * waits, and so holds its source back; and a reader that is slow or paused holds it back.
+ *
+ * The average is exact: timers fire late, and what should have passed meanwhile passes in one group when they do, so
+ * above some 1,000 a second items come in groups, one per timer tick of at least 1 ms. Only lateness of more than a
+ * second (a stopped process) is not made up for. Time in which the source had nothing to give, or the reader did
+ * not take what was there, earns `burst` items at most: for a source that comes in gulps give a `burst` of one gulp. A reader
+ * that was paused finds one more, the item that waited for it.
+ *
+ * @throws InvalidOptionError if `perSecond` or `burst` is out of range
+ *
+ * @example
+ * await pipeline(source, rateLimit({ perSecond: 50_000 }), producer.writable());
+ */
+export function rateLimit({ perSecond, burst = 1, signal }: RateLimitOptions): Transform {
+  number('rateLimit.perSecond', perSecond);
+  if (perSecond <= 0) throw new InvalidOptionError('rateLimit.perSecond', 'above 0', `${perSecond}`);
+  integer('rateLimit.burst', burst, { min: 1 });
+  const stream = new RateLimit(new TokenBucket({ perSecond, burst }));
+  // Not through Transform's own option: it would destroy the stream before our fields exist if it has aborted already.
+  return signal ? addAbortSignal(signal, stream) : stream;
+}
+
+class RateLimit extends Transform {
+  readonly #bucket: TokenBucket;
+  #timer: NodeJS.Timeout | undefined;
+  #immediate: NodeJS.Immediate | undefined;
+  #passedThisTurn = 0;
+
+  constructor(bucket: TokenBucket) {
+    // What lies in the reading side's buffer has passed the limit already: 16 of them would make a burst of their own.
+    super({ objectMode: true, readableHighWaterMark: 1 });
+    this.#bucket = bucket;
+  }
+
+  override _transform(item: unknown, _encoding: BufferEncoding, done: TransformCallback): void {
+    const waitMs = this.#bucket.reserve();
+    if (waitMs > 0) this.#passAt(performance.now() + waitMs, item, done);
+    else if (this.#passedThisTurn >= ITEMS_PER_TURN) this.#passNextTurn(performance.now(), item, done);
+    else this.#pass(item, done);
+  }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    clearTimeout(this.#timer);
+    clearImmediate(this.#immediate);
+    done(error);
+  }
+
+  /** A timer may also fire up to 1 ms early, since it counts from the event loop's cached, truncated time. */
+  #passAt(dueMs: number, item: unknown, done: TransformCallback): void {
+    const waitMs = Math.min(Math.ceil(dueMs - performance.now()), MAX_TIMER_MS);
+    this.#timer = setTimeout(() => {
+      if (performance.now() < dueMs) this.#passAt(dueMs, item, done);
+      else this.#passLate(dueMs, item, done);
+    }, waitMs);
+  }
+
+  /** Callbacks called synchronously for ever would starve every timer of the process, a worker's heartbeat too. */
+  #passNextTurn(dueMs: number, item: unknown, done: TransformCallback): void {
+    this.#immediate = setImmediate(() => this.#passLate(dueMs, item, done));
+  }
+
+  #passLate(dueMs: number, item: unknown, done: TransformCallback): void {
+    this.#bucket.makeUp(performance.now() - dueMs);
+    this.#passedThisTurn = 0;
+    this.#pass(item, done);
+  }
+
+  /** Not `done(null, item)`, which drops an `undefined` without a word. */
+  #pass(item: unknown, done: TransformCallback): void {
+    this.#passedThisTurn++;
+    this.push(item);
+    done();
+  }
+}
+
+const ITEMS_PER_TURN = 1_024;
+
+/** Longer delays overflow a timer to 1 ms. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
