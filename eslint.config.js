@@ -16,6 +16,9 @@ export default tseslint.config(
       '@typescript-eslint/no-unused-vars': ['error', { argsIgnorePattern: '^_' }],
     },
   },
-  { files: ['eslint.config.js', 'test/vitest.config.ts'], rules: { 'no-restricted-exports': 'off' } },
+  {
+    files: ['eslint.config.js', 'test/vitest.config.ts', 'test/support/global-setup.ts'],
+    rules: { 'no-restricted-exports': 'off' },
+  },
   { files: ['test/**'], rules: { '@typescript-eslint/no-non-null-assertion': 'off' } },
 );

@@ -1,11 +1,12 @@
 import type pg from 'pg';
 import { Admin } from './admin.js';
+import { Consumer, consumerDefaults, type ConsumerOptions } from './consumer.js';
 import { Config, type ConfigOptions } from './config.js';
 import { Db } from './db.js';
 import { ping } from './sql/notify.js';
 import { ClosedError } from './errors.js';
+import { Listener } from './listener.js';
 import { Producer, type ProducerOptions } from './producer.js';
-import type { Worker } from './worker.js';
 
 /** A URL, a Config, single settings, or a pool of the caller's with its schema. */
 export type ConnectOptions = string | Config | ConfigOptions | ConnectWithPool;
@@ -15,11 +16,16 @@ export interface ConnectWithPool extends Omit<ConfigOptions, 'dsn'> {
   pool: pg.Pool;
 }
 
+interface AsyncClosing {
+  close(): Promise<void>;
+}
+
 /** One database with queues: hands out admin, producers and consumers, and closes what it handed out. */
 export class Sluice implements AsyncDisposable {
   readonly admin: Admin;
   readonly #db: Db;
-  readonly #workers = new Set<Worker>();
+  readonly #listener: Listener;
+  readonly #workers = new Set<AsyncClosing>();
   #closed: Promise<void> | undefined;
 
   /** @internal use connect() */
@@ -28,6 +34,7 @@ export class Sluice implements AsyncDisposable {
     private readonly config: Config,
   ) {
     this.#db = db;
+    this.#listener = new Listener(db);
     this.admin = Admin.over(db);
   }
 
@@ -44,6 +51,18 @@ export class Sluice implements AsyncDisposable {
     );
   }
 
+  /**
+   * Registers a consumer of an existing queue, under a name of its own unless `port` is given. All consumers share
+   * one connection for notifications.
+   * @throws {QueueNotFoundError}
+   */
+  async consumer(queueName: string, options: ConsumerOptions = {}): Promise<Consumer> {
+    this.#assertOpen();
+    const queue = await this.admin.getQueue(queueName);
+    const settings = { ...consumerDefaults(this.config), ...options };
+    return this.#own(await Consumer.open(this.#db, queue, this.#listener, false, settings));
+  }
+
   /** Closes every producer and consumer, then the connections. Twice is fine. */
   close(): Promise<void> {
     this.#closed ??= this.#close();
@@ -56,12 +75,13 @@ export class Sluice implements AsyncDisposable {
 
   async #close(): Promise<void> {
     const closing = await Promise.allSettled([...this.#workers].map((worker) => worker.close()));
+    await this.#listener.close();
     await this.#db.close();
     const failed = closing.find((result) => result.status === 'rejected');
     if (failed) throw failed.reason as Error;
   }
 
-  #own<W extends Worker>(worker: W): W {
+  #own<W extends AsyncClosing>(worker: W): W {
     this.#workers.add(worker);
     return worker;
   }

@@ -39,7 +39,7 @@ export class Doorbell {
   }
 
   async #ringUntilQuiet(): Promise<void> {
-    for (let sent = 0; sent !== this.#rings; ) {
+    for (let sent = 0; sent !== this.#rings;) {
       sent = this.#rings;
       const next = performance.now() + this.intervalMs;
       await notify(this.db.urgent, this.#channel).catch(() => undefined);

@@ -1,7 +1,16 @@
 export { Admin } from './admin.js';
 export { Config, type ConfigLoadOptions, type ConfigOptions, type ConfigValues } from './config.js';
 export { connect, type ConnectOptions, type ConnectWithPool, type Sluice } from './connect.js';
+export {
+  Consumer,
+  type ConsumerCreateOptions,
+  type ConsumerOptions,
+  type Held,
+  type LeaseOptions,
+  type MessagesOptions,
+} from './consumer.js';
 export * from './errors.js';
+export type { Message } from './message.js';
 export {
   type IngestSummary,
   Producer,

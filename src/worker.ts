@@ -28,6 +28,12 @@ export interface WorkerEvents {
   status: [status: WorkerStatus];
   /** The registration was taken over or deleted. This process must stop; every further call fails. */
   fenced: [error: WorkerFencedError];
+  /** Consumers only. Notifications arrive (again): messages come as soon as they are committed. */
+  listening: [];
+  /** Consumers only. Notifications do not arrive, so the consumer polls until they do. Once per outage. */
+  deaf: [reason: Error];
+  /** Consumers only. A claim failed for a passing reason; it is made again. */
+  claimError: [error: Error];
 }
 
 /** A worker's place in the table, as its constructor needs it. */
@@ -120,7 +126,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   async heartbeat(): Promise<void> {
     this.assertNotFenced();
     const status = await sql.beat(this.db.urgent, this.#self);
-    if (status === undefined) throw this.#fence();
+    if (status === undefined) throw this.fence();
     if (status !== this.#status) {
       this.#status = status;
       this.emit('status', status);
@@ -167,7 +173,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   async #row() {
     this.assertNotFenced();
     const row = await sql.selectWorker(this.db.urgent, this.#self);
-    if (!row) throw this.#fence();
+    if (!row) throw this.fence();
     return row;
   }
 
@@ -180,7 +186,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     throw new InvalidStateTransitionError((await this.#row()).status, to, reason);
   }
 
-  #fence(): WorkerFencedError {
+  protected fence(): WorkerFencedError {
     if (!this.#fenced) {
       this.#disarm();
       this.#fenced = new WorkerFencedError(this.workerName);

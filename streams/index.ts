@@ -1,3 +1,4 @@
+export { type MessageSource, MessageStream } from './message-stream.js';
 export {
   type BatchOptions,
   type CommittedBatch,

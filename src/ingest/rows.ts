@@ -124,10 +124,13 @@ export class Rows {
   }
 }
 
+/** Its type in lib.es5 leaves out that it answers undefined for what has no JSON form. */
+const stringify: (value: unknown) => string | undefined = JSON.stringify;
+
 function toJson(item: unknown, index: number): string {
   let json: string | undefined;
   try {
-    json = JSON.stringify(item);
+    json = stringify(item);
   } catch (error) {
     // The first line says what it is; the rest of V8's message shows keys of the payload.
     const [reason = 'JSON.stringify failed'] = (error as Error).message.split('\n');
