@@ -1,0 +1,1 @@
+export { type EmbeddedServer, type EmbeddedServerOptions, startEmbedded } from './server.js';
