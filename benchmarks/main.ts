@@ -1,0 +1,27 @@
+// npm run bench -- SCENARIO [--rows N] [--rounds N]; without a scenario all of them run.
+import { parseArgs } from 'node:util';
+import { batchSize } from './scenarios/batch-size.js';
+import { ingest } from './scenarios/ingest.js';
+import { latency } from './scenarios/latency.js';
+
+const scenarios = {
+  ingest: { run: ingest, rows: 300_000, rounds: 5 },
+  'batch-size': { run: batchSize, rows: 200_000, rounds: 3 },
+  latency: { run: latency, rows: 0, rounds: 200 },
+};
+type Name = keyof typeof scenarios;
+
+const { positionals, values } = parseArgs({
+  allowPositionals: true,
+  options: { rows: { type: 'string' }, rounds: { type: 'string' } },
+});
+const names = positionals.length > 0 ? positionals : Object.keys(scenarios);
+for (const name of names) {
+  if (!(name in scenarios)) {
+    console.error(`unknown scenario "${name}"; there are: ${Object.keys(scenarios).join(', ')}`);
+    process.exit(2);
+  }
+  const { run, rows, rounds } = scenarios[name as Name];
+  console.log(`\n# ${name}`);
+  await run({ rows: Number(values.rows ?? rows), rounds: Number(values.rounds ?? rounds) });
+}
