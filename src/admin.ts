@@ -3,10 +3,12 @@ import * as check from './check.js';
 import type { Config } from './config.js';
 import { Db } from './db.js';
 import {
+  DatabaseError,
   QueueAlreadyExistsError,
   QueueInUseError,
   QueueNotFoundError,
   SchemaMismatchError,
+  WorkerInUseError,
 } from './errors.js';
 import * as migrate from './migrate.js';
 import * as queues from './sql/queues.js';
@@ -48,8 +50,13 @@ export class Admin implements AsyncDisposable {
   /**
    * Creates the tables, or brings those of an earlier version or of pgqrs 0.15.2/0.15.3 to this version, without
    * touching their data. Any number of processes may call it at once, and again.
-   * @throws {SchemaMismatchError} the tables are of another pgqrs version, or of a newer pg-sluice
-   * @throws {PermissionDeniedError} the role may not create in the schema
+   *
+   * An empty schema is filled in one transaction. Over tables in use it goes step by step and never blocks writers for
+   * more than half a second at a time; interrupted, it goes on where it stopped when it is called again.
+   * @throws {SchemaMismatchError} the tables are of another pgqrs version, of a newer pg-sluice, or changed by somebody
+   * in a way that only a person can mend; nothing is changed then
+   * @throws {PermissionDeniedError} the role may not create in the schema, or is not the owner of the tables
+   * @throws {TimeoutError} another transaction held a lock on the tables for a minute; call it again
    */
   async install(): Promise<void> {
     await migrate.install(this.db);
@@ -58,11 +65,13 @@ export class Admin implements AsyncDisposable {
   /**
    * Checks tables, columns, types, indexes, triggers, functions and references. Reads the whole messages table.
    * @throws {SchemaMismatchError} with every difference in `findings`
+   * @throws {SchemaNotInstalledError} there are no tables at all
    */
   async verify(): Promise<void> {
-    const findings = await migrate.inspect(this.db);
-    if (findings.length > 0)
-      throw new SchemaMismatchError('the schema is not as it must be; run admin.install()', findings);
+    const { findings, mendable } = await migrate.inspect(this.db);
+    if (findings.length === 0) return;
+    const remedy = mendable ? 'admin.install() mends this' : 'admin.install() cannot mend all of this';
+    throw new SchemaMismatchError(`the schema is not as it must be; ${remedy}`, findings);
   }
 
   /** Removes everything that `install()` made, messages included. Leaves the schema and foreign tables in it. */
@@ -96,23 +105,27 @@ export class Admin implements AsyncDisposable {
   /**
    * Deletes an empty queue.
    * @throws {QueueNotFoundError}
-   * @throws {QueueInUseError} workers or messages, archived ones too, still refer to it
+   * @throws {QueueInUseError} workers, messages (archived ones too) or pgqrs workflows still refer to it
    */
   async deleteQueue(name: string): Promise<void> {
-    checkQueueName(name);
-    await this.db.transaction(async (session) => {
-      const id = await queues.lockQueue(session, name);
-      if (id === undefined) throw new QueueNotFoundError(name);
-      const { workers, messages } = await queues.countQueueUse(session, id);
-      if (workers > 0 || messages > 0) throw new QueueInUseError(name, workers, messages);
-      await queues.deleteQueue(session, id);
-    });
+    const { id } = await this.getQueue(name);
+    // Asked first without any lock: the answer may take a look at every message.
+    await this.#refuseInUse(name, id);
+    try {
+      if (!(await this.db.transaction((session) => queues.deleteQueue(session, id))))
+        throw new QueueNotFoundError(name);
+    } catch (error) {
+      // Somebody was faster.
+      if (isReferenced(error)) await this.#refuseInUse(name, id);
+      throw error;
+    }
   }
 
   /**
    * Deletes all messages of a queue, leased and archived ones too, but no worker (pgqrs deletes those as well).
    * @returns how many messages went
    * @throws {QueueNotFoundError}
+   * @throws {DatabaseError} 23503: runs of a pgqrs workflow refer to some of them; none was deleted
    */
   async purgeQueue(name: string): Promise<number> {
     const { id } = await this.getQueue(name);
@@ -120,13 +133,17 @@ export class Admin implements AsyncDisposable {
   }
 
   /**
-   * Deletes a worker's registration.
+   * Deletes a worker's registration. A live process notices, and stops working as that worker.
    * @returns whether there was one
-   * @throws {DatabaseError} 23503: messages still refer to it
+   * @throws {WorkerInUseError} messages, archived ones too, or workflow runs still refer to it
    */
   async deleteWorker(workerId: Id): Promise<boolean> {
     check.id('workerId', workerId);
-    return this.db.transaction((session) => deleteWorker(session, workerId));
+    try {
+      return await this.db.transaction((session) => deleteWorker(session, workerId));
+    } catch (error) {
+      throw isReferenced(error) ? new WorkerInUseError(workerId) : error;
+    }
   }
 
   /** Ends the pool, if it is the Admin's own. Twice is fine. */
@@ -137,6 +154,16 @@ export class Admin implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
+
+  async #refuseInUse(name: string, id: Id): Promise<void> {
+    const { workers, messages, workflows } = await queues.countQueueUse(this.db, id);
+    if (workers + messages + workflows > 0) throw new QueueInUseError(name, workers, messages, workflows);
+  }
+}
+
+/** foreign_key_violation: from a key, or from one of our triggers in its place. */
+function isReferenced(error: unknown): boolean {
+  return error instanceof DatabaseError && error.sqlState === '23503';
 }
 
 function checkQueueName(name: string): string {

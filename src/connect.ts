@@ -3,21 +3,29 @@ import { Admin } from './admin.js';
 import { Consumer, consumerDefaults, type ConsumerOptions } from './consumer.js';
 import { Config, type ConfigOptions } from './config.js';
 import { Db } from './db.js';
+import { checkDsn } from './dsn.js';
 import { ping } from './sql/notify.js';
 import { ClosedError } from './errors.js';
 import { Listener } from './listener.js';
 import { Producer, type ProducerOptions } from './producer.js';
+import type { Worker } from './worker.js';
 
 /** A URL, a Config, single settings, or a pool of the caller's with its schema. */
 export type ConnectOptions = string | Config | ConfigOptions | ConnectWithPool;
 
 export interface ConnectWithPool extends Omit<ConfigOptions, 'dsn'> {
-  /** Used and never ended by us. */
+  /** Used and never ended by us. Its size is the caller's, not `maxConnections`. */
   pool: pg.Pool;
 }
 
-interface AsyncClosing {
-  close(): Promise<void>;
+export interface ListenOptions {
+  /**
+   * URL of the same database for the one connection that waits for notifications. Needed where the other URL leads to
+   * a pooler in transaction mode, such as PgBouncer, behind which no notification arrives: give the server's own.
+   * Without it consumers would emit `deaf` and poll.
+   * @default where the database is
+   */
+  listenUrl?: string;
 }
 
 /** One database with queues: hands out admin, producers and consumers, and closes what it handed out. */
@@ -25,16 +33,17 @@ export class Sluice implements AsyncDisposable {
   readonly admin: Admin;
   readonly #db: Db;
   readonly #listener: Listener;
-  readonly #workers = new Set<AsyncClosing>();
+  readonly #workers = new Set<Worker>();
   #closed: Promise<void> | undefined;
 
   /** @internal use connect() */
   constructor(
     db: Db,
     private readonly config: Config,
+    listener: Listener,
   ) {
     this.#db = db;
-    this.#listener = new Listener(db);
+    this.#listener = listener;
     this.admin = Admin.over(db);
   }
 
@@ -81,8 +90,14 @@ export class Sluice implements AsyncDisposable {
     if (failed) throw failed.reason as Error;
   }
 
-  #own<W extends AsyncClosing>(worker: W): W {
+  async #own<W extends Worker>(worker: W): Promise<W> {
+    if (this.#closed) {
+      // Closed while it was registering. Where the connections are gone its registration goes stale by itself.
+      await worker.close().catch(() => undefined);
+      this.#assertOpen();
+    }
     this.#workers.add(worker);
+    worker.once('closed', () => this.#workers.delete(worker));
     return worker;
   }
 
@@ -98,18 +113,30 @@ export class Sluice implements AsyncDisposable {
  * await using sluice = await connect(process.env.DATABASE_URL);
  * const producer = await sluice.producer('notifications');
  *
+ * @example
+ * const sluice = await connect('postgres://pgbouncer:6432/app', { listenUrl: 'postgres://db:5432/app' });
+ *
+ * @throws {MissingConfigError} there is no URL
  * @throws {InvalidOptionError} a setting breaks its rule
  * @throws {ConnectionError} the database cannot be reached
  */
-export async function connect(options: ConnectOptions): Promise<Sluice> {
-  const { db, config } = open(options);
+export async function connect(
+  options: ConnectOptions | undefined,
+  { listenUrl }: ListenOptions = {},
+): Promise<Sluice> {
+  const connection = listenUrl === undefined ? {} : { connection: listenConnection(listenUrl) };
+  const { db, config } = open(options ?? {});
   try {
     await ping(db);
   } catch (error) {
     await db.close();
     throw error;
   }
-  return new Sluice(db, config);
+  return new Sluice(db, config, new Listener(db, connection));
+}
+
+function listenConnection(listenUrl: string): pg.ClientConfig {
+  return { connectionString: checkDsn('listenUrl', listenUrl), application_name: 'pg-sluice' };
 }
 
 function open(options: ConnectOptions): { db: Db; config: Config } {

@@ -1,14 +1,15 @@
+import { setMaxListeners } from 'node:events';
 import type pg from 'pg';
 import { MessageStream } from '../streams/message-stream.js';
-import { backoffMs, sleep } from './backoff.js';
+import { answeredWithin } from './answered-within.js';
 import * as check from './check.js';
 import type { Config } from './config.js';
-import { Db } from './db.js';
-import { type Deferred, deferred } from './deferred.js';
+import { Db, type Queryable } from './db.js';
 import { channelOf } from './doorbell.js';
-import { SluiceError } from './errors.js';
+import { ClosedError } from './errors.js';
 import { Listener } from './listener.js';
 import { Message } from './message.js';
+import { QueueSource } from './queue-source.js';
 import * as sql from './sql/messages.js';
 import type { ForeignLeases, Id, Queue } from './types.js';
 import { type Registration, Worker, type WorkerOptions } from './worker.js';
@@ -22,7 +23,8 @@ export interface ConsumerOptions extends WorkerOptions {
   pollIntervalMs?: number;
   /**
    * Expired leases of pg-sluice consumers come back by themselves. Those of pgqrs' own clients, which never renew:
-   * `never`; `stale`, when lease and heartbeat are both older than 60 seconds; `expired`, like ours. @default 'stale'
+   * `never`; `stale`, when both lease and heartbeat ended 60 seconds ago or earlier; `expired`, like ours.
+   * @default 'stale'
    */
   foreignLeases?: ForeignLeases;
 }
@@ -52,31 +54,34 @@ export interface MessagesOptions extends LeaseOptions {
 /** A delivery, or the id of a message that this consumer holds. */
 export type Held = sql.Delivery | Id;
 
-const CLAIM_RETRY = { baseMs: 50, maxMs: 5_000 };
-/** When messages are due but others hold them locked, or come faster than we see them. */
-const DUE_BUT_EMPTY = { baseMs: 2, maxMs: 250 };
+/** Longest wait for the answer to a statement, in ms; when a stream ends, what is under way has less. */
+const ANSWER_MS = 30_000;
+const LAST_ANSWER_MS = 2_000;
 
 /** Takes messages from one queue, each to exactly one consumer at a time. */
 export class Consumer extends Worker {
   readonly #streams = new Set<MessageStream<unknown>>();
+  readonly #claimable: Pick<sql.Claim, 'queueId' | 'maxReadCount' | 'foreignLeases'>;
   readonly #lockSeconds: number;
-  readonly #maxReadCount: number;
   readonly #pollIntervalMs: number;
-  readonly #foreignLeases: ForeignLeases;
+  readonly #closing = new AbortController();
+  #closed: Promise<void> | undefined;
 
   private constructor(
     db: Db,
     readonly queue: Queue,
     private readonly listener: Listener,
-    private readonly ownsListener: boolean,
+    /** The Db and the listener are this consumer's alone. */
+    private readonly alone: boolean,
     registration: Registration,
     options: ReturnType<typeof checkOptions>,
   ) {
     super(db, registration);
-    this.#lockSeconds = options.lockSeconds;
-    this.#maxReadCount = options.maxReadCount;
-    this.#pollIntervalMs = options.pollIntervalMs;
-    this.#foreignLeases = options.foreignLeases;
+    const { lockSeconds, pollIntervalMs, maxReadCount, foreignLeases } = options;
+    this.#claimable = { queueId: queue.id, maxReadCount, foreignLeases };
+    this.#lockSeconds = lockSeconds;
+    this.#pollIntervalMs = pollIntervalMs;
+    setMaxListeners(0, this.#closing.signal); // any number of statements may be under way
     listener.on('listening', this.#onListening).on('deaf', this.#onDeaf);
   }
 
@@ -86,7 +91,15 @@ export class Consumer extends Worker {
    */
   static async create({ pool, queue, config, ...options }: ConsumerCreateOptions): Promise<Consumer> {
     const db = Db.over(pool, config.schema);
-    return Consumer.open(db, queue, new Listener(db), true, { ...consumerDefaults(config), ...options });
+    try {
+      return await Consumer.open(db, queue, new Listener(db), true, {
+        ...consumerDefaults(config),
+        ...options,
+      });
+    } catch (error) {
+      await db.close();
+      throw error;
+    }
   }
 
   /** @internal for connect(), which shares one Db and one Listener */
@@ -94,15 +107,15 @@ export class Consumer extends Worker {
     db: Db,
     queue: Queue,
     listener: Listener,
-    ownsListener: boolean,
+    alone: boolean,
     options: ConsumerOptions,
   ): Promise<Consumer> {
     const checked = checkOptions(options);
-    const registration = await Worker.register(db, queue.id, options);
-    return new Consumer(db, queue, listener, ownsListener, registration, checked);
+    const registration = await Worker.register(db, queue, options);
+    return new Consumer(db, queue, listener, alone, registration, checked);
   }
 
-  /** Claims the next message that is due. @returns nothing when none is */
+  /** Claims the next message that is due. @returns nothing when none is @throws as `dequeueMany` */
   async dequeue<T = unknown>(options: LeaseOptions = {}): Promise<Message<T> | undefined> {
     const [message] = await this.dequeueMany<T>(1, options);
     return message;
@@ -111,7 +124,8 @@ export class Consumer extends Worker {
   /**
    * Claims up to `limit` messages that are due, in the order in which they became so.
    * @param limit from 1 to 100,000
-   * @throws {WorkerFencedError}
+   * @throws {WorkerFencedError} another process has taken this consumer's name over
+   * @throws {ClosedError} this consumer was closed or shut down
    */
   async dequeueMany<T = unknown>(limit: number, options: LeaseOptions = {}): Promise<Message<T>[]> {
     check.integer('limit', limit, { min: 1, max: 100_000 });
@@ -120,37 +134,30 @@ export class Consumer extends Worker {
 
   /**
    * Messages as a Readable and async iterable, as soon as they are due. It goes on until it is destroyed (leaving a
-   * `for await` does that); messages that were claimed but not read go back at once.
+   * `for await` does that); messages that were claimed but not read go back at once, and don't count as delivered.
    *
    * @example
    * for await (const message of consumer.messages()) { …; await message.archive(); }
+   *
+   * @throws {WorkerFencedError} also later, through the stream
+   * @throws {ClosedError} this consumer was closed or shut down
    */
   messages<T = unknown>(options: MessagesOptions = {}): MessageStream<Message<T>> {
-    this.assertNotFenced();
+    this.assertRunning();
     const prefetch = check.integer('prefetch', options.prefetch ?? 100, { min: 1, max: 100_000 });
     const lockSeconds = checkLock(options.lockSeconds ?? this.#lockSeconds);
-    const bell = this.#bell();
-    const stream = new MessageStream<Message<T>>(
-      {
-        claim: (limit, signal) => {
-          bell.reset();
-          return this.#claimUntilAnswered<T>(limit, lockSeconds, signal);
-        },
-        wait: async (empty, signal) => {
-          await bell.rung(await this.#pauseMs(empty), signal);
-        },
-        giveBack: async (messages) => {
-          await sql.giveBackMessages(this.db, this.incarnation, messages);
-        },
-        close: () => {
-          bell.close();
-          this.#streams.delete(stream);
-        },
-      },
-      prefetch,
-      options.signal,
-    );
+    const source = new QueueSource<Message<T>>({
+      claim: (limit, hurry) => this.#claim<T>(limit, lockSeconds, hurry),
+      nextDueMs: (hurry) =>
+        this.#answered('looking for due messages', hurry, (on) => sql.nextDueMs(on, this.#claimable)),
+      giveBack: (messages) => this.#giveBack(messages),
+      subscribe: (wake) => this.listener.subscribe(channelOf(this.db.schemaName, this.queue.id), wake),
+      pollIntervalMs: this.#pollIntervalMs,
+      onClaimError: (error) => this.emit('claimError', error),
+    });
+    const stream = new MessageStream<Message<T>>(source, prefetch, options.signal);
     this.#streams.add(stream);
+    stream.once('close', () => this.#streams.delete(stream));
     return stream;
   }
 
@@ -180,15 +187,12 @@ export class Consumer extends Worker {
   }
 
   /** @returns for each, in input order, whether this consumer held it */
-  releaseMany(
+  async releaseMany(
     held: readonly Held[],
     { delaySeconds = 0 }: { delaySeconds?: number } = {},
   ): Promise<boolean[]> {
     const seconds = check.number('delaySeconds', delaySeconds, { min: 0, max: 4_294_967_295 });
-    return this.#settle(
-      (on, worker, deliveries) => sql.releaseMessages(on, worker, deliveries, seconds),
-      held,
-    );
+    return this.#settle(sql.releaseMessages(seconds), held);
   }
 
   /**
@@ -196,94 +200,67 @@ export class Consumer extends Worker {
    * @returns whether this consumer held it
    */
   async extendVisibility(held: Held, seconds: number): Promise<boolean> {
-    checkLock(seconds, 'seconds');
-    return first(
-      await this.#settle(
-        (on, worker, deliveries) => sql.extendMessages(on, worker, deliveries, seconds),
-        [held],
-      ),
-    );
+    return first(await this.#settle(sql.extendMessages(checkLock(seconds, 'seconds')), [held]));
   }
 
-  /** Ends message streams, then suspends and shuts down. Leases in other hands run out by themselves. Twice is fine. */
-  override async close(): Promise<void> {
-    const closed = [...this.#streams].map(
+  /**
+   * Ends message streams, then suspends and shuts down. Messages in other hands may still be settled; otherwise their
+   * leases run out by themselves. Twice is fine.
+   */
+  override close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    this.#closing.abort();
+    const closing = [...this.#streams].map(
       (stream) => new Promise((resolve) => stream.once('close', resolve)),
     );
     for (const stream of this.#streams) stream.destroy();
-    await Promise.all(closed);
+    await Promise.all(closing);
     this.listener.off('listening', this.#onListening).off('deaf', this.#onDeaf);
-    if (this.ownsListener) await this.listener.close();
-    await super.close();
+    if (this.alone) await this.listener.close();
+    try {
+      await super.close();
+    } finally {
+      if (this.alone) await this.db.close();
+    }
   }
 
-  async #claim<T>(limit: number, lockSeconds: number): Promise<Message<T>[]> {
-    this.assertNotFenced();
-    const messages = await sql.claimMessages<T>(this.db, {
-      queueId: this.queue.id,
-      limit,
-      maxReadCount: this.#maxReadCount,
-      foreignLeases: this.#foreignLeases,
-      worker: this.incarnation,
-      lockSeconds,
-    });
+  protected override assertRunning(): void {
+    super.assertRunning();
+    if (this.#closed) throw new ClosedError('the consumer');
+  }
+
+  async #claim<T>(limit: number, lockSeconds: number, hurry = this.#closing.signal): Promise<Message<T>[]> {
+    this.assertRunning();
+    const messages = await this.#answered('claiming messages', hurry, (on) =>
+      sql.claimMessages<T>(on, { ...this.#claimable, limit, worker: this.incarnation, lockSeconds }),
+    );
     if (!messages) throw this.fence();
     return messages.map((message) => new Message(message, this));
   }
 
-  /** A server that is away comes back: a consumer outlives it. */
-  async #claimUntilAnswered<T>(
-    limit: number,
-    lockSeconds: number,
-    signal: AbortSignal,
-  ): Promise<Message<T>[]> {
-    for (let failures = 1; ; failures++) {
-      try {
-        return await this.#claim<T>(limit, lockSeconds);
-      } catch (error) {
-        if (!(error instanceof SluiceError && error.transient) || signal.aborted) throw error;
-        this.emit('claimError', error);
-        await sleep(backoffMs(failures, CLAIM_RETRY), signal);
-      }
-    }
+  /** Where it fails the leases run out by themselves, and the messages count as delivered once. */
+  async #giveBack(messages: readonly sql.Delivery[]): Promise<void> {
+    await answeredWithin(this.db, 'giving messages back', { withinMs: LAST_ANSWER_MS }, (on) =>
+      sql.giveBackMessages(on, this.incarnation, messages),
+    ).catch(() => undefined);
   }
 
-  /** How long to wait for the bell: until the next message is due, at most the poll interval. */
-  async #pauseMs(empty: number): Promise<number> {
-    const dueMs = await sql.nextDueMs(this.db, this.queue.id, this.#maxReadCount).catch(() => undefined);
-    if (dueMs === 0) return empty === 1 ? 0 : backoffMs(empty, DUE_BUT_EMPTY);
-    return Math.min(Math.ceil(dueMs ?? Infinity), this.#pollIntervalMs * (0.9 + Math.random() * 0.2));
-  }
-
-  /** Rings when the queue's channel does. A ring between `reset` and `rung` is not missed. */
-  #bell() {
-    let bell: Deferred<void> = deferred();
-    const unsubscribe = this.listener.subscribe(channelOf(this.db.schemaName, this.queue.id), () =>
-      bell.resolve(),
-    );
-    return {
-      reset: () => (bell = deferred()),
-      rung: async (orAfterMs: number, signal: AbortSignal) => {
-        const timer = new AbortController();
-        const stop = () => timer.abort(signal.reason);
-        signal.addEventListener('abort', stop, { once: true });
-        try {
-          await Promise.race([bell.promise, sleep(orAfterMs, timer.signal)]);
-        } finally {
-          timer.abort();
-          signal.removeEventListener('abort', stop);
-        }
-      },
-      close: unsubscribe,
-    };
-  }
-
-  async #settle(statement: typeof sql.archiveMessages, held: readonly Held[]): Promise<boolean[]> {
+  async #settle(statement: sql.Settle, held: readonly Held[]): Promise<boolean[]> {
     if (held.length === 0) return [];
     const deliveries = held.map((one) =>
       typeof one === 'string' ? { id: check.id('message id', one), readCount: null } : one,
     );
-    return statement(this.db, this.incarnation, deliveries);
+    return this.#answered('settling messages', this.#closing.signal, (on) =>
+      statement(on, this.incarnation, deliveries),
+    );
+  }
+
+  #answered<R>(what: string, hurry: AbortSignal, work: (on: Queryable) => Promise<R>): Promise<R> {
+    return answeredWithin(this.db, what, { withinMs: ANSWER_MS, hurry, hurriedMs: LAST_ANSWER_MS }, work);
   }
 
   readonly #onListening = () => this.emit('listening');

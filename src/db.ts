@@ -1,9 +1,8 @@
-import { once } from 'node:events';
 import pg from 'pg';
-import { from as copyFrom } from 'pg-copy-streams';
+import { copyIn } from './copy-in.js';
 import { deferred, orAbort } from './deferred.js';
 import { driverError } from './driver-error.js';
-import { ClosedError, TimeoutError } from './errors.js';
+import { ClosedError, DatabaseError, TimeoutError } from './errors.js';
 
 /** What runs one statement: the database, or one session of it. */
 export interface Queryable {
@@ -21,6 +20,9 @@ export interface DbOptions {
   connectTimeoutMs: number;
 }
 
+/** Longest wait for a connection of the small pool, and for an answer on it. */
+const URGENT_TIMEOUT_MS = 5_000;
+
 /**
  * One database: a pool for the work, and a small one beside it for what must never wait behind the work:
  * heartbeats, doorbells, and the end of a half-dead backend. (Batches in flight may hold the whole main pool.)
@@ -30,6 +32,8 @@ export class Db implements Queryable {
   readonly schema: string;
   readonly urgent: Queryable;
   #urgentPool: pg.Pool;
+  /** Statements and requests for a client that the pool has not answered yet. */
+  readonly #unanswered = new Set<Promise<unknown>>();
   #closed: Promise<void> | undefined;
 
   private constructor(
@@ -39,8 +43,20 @@ export class Db implements Queryable {
     private readonly ownsPool: boolean,
   ) {
     this.schema = pg.escapeIdentifier(schemaName);
-    this.#urgentPool = quiet(new pg.Pool({ ...connectionOf(pool), max: 2, allowExitOnIdle: true }));
-    this.urgent = { schema: this.schema, query: (text, values) => run(this.#urgentPool, text, values) };
+    this.#urgentPool = quiet(
+      new pg.Pool({
+        ...connectionOf(pool),
+        max: 2,
+        allowExitOnIdle: true,
+        // A socket that has gone silent must not keep the next heartbeat waiting, nor close() for ever.
+        connectionTimeoutMillis: URGENT_TIMEOUT_MS,
+        query_timeout: URGENT_TIMEOUT_MS,
+      }),
+    );
+    this.urgent = {
+      schema: this.schema,
+      query: (text, values) => this.#query(this.#urgentPool, text, values),
+    };
   }
 
   /** A database with a pool of its own. Connects at the first query. */
@@ -53,6 +69,8 @@ export class Db implements Queryable {
       keepAlive: true,
       application_name: 'pg-sluice',
     });
+    // The pool hides its password from whoever prints it, but not the URL that holds it.
+    Object.defineProperty(pool.options, 'connectionString', { enumerable: false });
     return new Db(quiet(pool), schema, true);
   }
 
@@ -67,15 +85,14 @@ export class Db implements Queryable {
   }
 
   query<Row>(text: string, values?: readonly unknown[]): Promise<Row[]> {
-    if (this.#closed) return Promise.reject(new ClosedError('the connection to the database'));
-    return run(this.pool, text, values);
+    return this.#query(this.pool, text, values);
   }
 
   /** Takes a client for a transaction or a COPY. Give it back with `release()` or `discard()`. */
   async session(signal?: AbortSignal): Promise<Session> {
     signal?.throwIfAborted();
     if (this.#closed) throw new ClosedError('the connection to the database');
-    const connecting = this.pool.connect();
+    const connecting = this.#answered(this.pool.connect());
     try {
       return new Session(await orAbort(connecting.catch(rethrow), signal), this.schema);
     } catch (error) {
@@ -102,10 +119,26 @@ export class Db implements Queryable {
 
   /** Ends the pools that are ours; waits for clients in use. Twice is fine. */
   close(): Promise<void> {
-    this.#closed ??= Promise.all([this.#urgentPool.end(), this.ownsPool ? this.pool.end() : undefined]).then(
-      () => undefined,
-    );
+    this.#closed ??= this.#close();
     return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    // Whoever waits for a client when a pool ends would get neither a client nor an error before the pool's time-out.
+    if (this.ownsPool) await Promise.allSettled(this.#unanswered);
+    await Promise.all([this.#urgentPool.end(), this.ownsPool ? this.pool.end() : undefined]);
+  }
+
+  #query<Row>(on: pg.Pool, text: string, values?: readonly unknown[]): Promise<Row[]> {
+    if (this.#closed) return Promise.reject(new ClosedError('the connection to the database'));
+    return this.#answered(run<Row>(on, text, values));
+  }
+
+  #answered<T>(request: Promise<T>): Promise<T> {
+    this.#unanswered.add(request);
+    const answered = () => void this.#unanswered.delete(request);
+    request.then(answered, answered);
+    return request;
   }
 }
 
@@ -139,32 +172,17 @@ export class Session implements Queryable {
   }
 
   /** Sends `chunks` by COPY ... FROM STDIN and resolves with the number of rows. After a failure discard the session. */
-  async copyIn(text: string, chunks: Iterable<Buffer>): Promise<number> {
-    const copy = this.client.query(copyFrom(text));
-    const iterator = chunks[Symbol.iterator]();
-    let failed = false;
-    // One chunk at a time: after an error the stream is not destroyed, and one more write would throw a TypeError.
-    const writeNext = () => {
-      if (failed) return;
-      const next = iterator.next();
-      if (next.done) copy.end();
-      else copy.write(next.value, writeNext);
-    };
-    try {
-      writeNext();
-      // `error` may fire twice and `close` never: the first of the two that count decides.
-      copy.on('error', () => (failed = true));
-      await once(copy, 'finish');
-      return copy.rowCount;
-    } catch (error) {
-      throw driverError(error);
-    }
+  copyIn(text: string, chunks: Iterable<Buffer>): Promise<number> {
+    return copyIn(this.client, text, chunks).catch(rethrow);
   }
 
-  /** Commits; throws when the transaction had failed, which COMMIT answers with a ROLLBACK and no error. */
-  async commit(): Promise<void> {
-    const [tag] = await this.script('commit');
-    if (tag !== 'COMMIT') throw new Error(`COMMIT was answered with ${String(tag)}`);
+  /**
+   * Commits, with a last statement in the same message if there is one: when that fails the COMMIT is not reached.
+   * Throws too when the transaction had failed before, which COMMIT answers with ROLLBACK and no error.
+   */
+  async commit(lastStatement = ''): Promise<void> {
+    const tag = (await this.script(`${lastStatement}; commit`)).at(-1);
+    if (tag !== 'COMMIT') throw new DatabaseError(`COMMIT was answered with ${String(tag)}`, '40000');
   }
 
   /** Rolls back and releases; a session that cannot even do that is discarded. Never throws: it runs in catch blocks. */
@@ -243,7 +261,8 @@ function quiet(pool: pg.Pool): pg.Pool {
   return pool.on('error', () => undefined);
 }
 
-/** The pool keeps its password where a spread does not reach it. */
-function connectionOf(pool: pg.Pool): pg.PoolConfig {
-  return { ...pool.options, password: pool.options.password };
+/** The pool keeps its secrets where a spread does not reach them. */
+function connectionOf({ options }: pg.Pool): pg.PoolConfig {
+  const { connectionString, password } = options;
+  return { ...options, password, ...(connectionString === undefined ? {} : { connectionString }) };
 }

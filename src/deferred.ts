@@ -20,6 +20,8 @@ export function deferred<T = void>(): Deferred<T> {
 /** Waits for `promise`, but rejects with the signal's reason as soon as it aborts. */
 export async function orAbort<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (!signal) return promise;
+  // After an abort nobody waits for it any more: it may still reject.
+  promise.catch(() => undefined);
   signal.throwIfAborted();
   const aborted = deferred<never>();
   const onAbort = () => aborted.reject(signal.reason as Error);

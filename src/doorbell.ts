@@ -18,10 +18,13 @@ export function channelOf(schemaName: string, queueId: Id): string {
 export class Doorbell {
   readonly #channel: string;
   #ringing: Promise<void> | undefined;
-  #rings = 0;
+  /** Commits have come that no notification follows yet. */
+  #rung = false;
+  /** No notification before then. */
+  #next = 0;
 
   constructor(
-    private readonly db: Db,
+    private readonly db: Pick<Db, 'schemaName' | 'urgent'>,
     queueId: Id,
     private readonly intervalMs = 5,
   ) {
@@ -29,8 +32,8 @@ export class Doorbell {
   }
 
   ring(): void {
-    this.#rings++;
-    this.#ringing ??= this.#ringUntilQuiet().finally(() => (this.#ringing = undefined));
+    this.#rung = true;
+    this.#ringing ??= this.#ringUntilQuiet();
   }
 
   /** Resolves when the last ring has been sent. */
@@ -39,13 +42,13 @@ export class Doorbell {
   }
 
   async #ringUntilQuiet(): Promise<void> {
-    for (let sent = 0; sent !== this.#rings;) {
-      sent = this.#rings;
-      const next = performance.now() + this.intervalMs;
+    while (this.#rung) {
+      const early = this.#next - performance.now();
+      if (early > 0) await sleep(early);
+      this.#rung = false;
+      this.#next = performance.now() + this.intervalMs;
       await notify(this.db.urgent, this.#channel).catch(() => undefined);
-      const early = next - performance.now();
-      if (sent !== this.#rings && early > 0) await sleep(early);
     }
-    this.#rings = 0;
+    this.#ringing = undefined; // in the same breath as the last look, or a ring in between would be lost
   }
 }

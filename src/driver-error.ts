@@ -1,4 +1,4 @@
-import pg from 'pg';
+import type pg from 'pg';
 import {
   ConnectionError,
   DatabaseError,
@@ -18,10 +18,15 @@ const HOPELESS = new Set(['ENOTFOUND', 'EINVAL', 'ERR_INVALID_URL', 'ERR_SOCKET_
  */
 export function driverError(error: unknown): Error {
   if (error instanceof SluiceError) return error;
-  if (error instanceof pg.DatabaseError) return serverError(error);
+  if (isServerError(error)) return serverError(error);
   if (error instanceof TypeError || error instanceof RangeError) return error; // a bug, not a lost connection
   if (error instanceof Error) return connectionError(error);
   return new Error(String(error));
+}
+
+/** Not by its class: the pool may be the caller's, made by another copy of the driver. */
+function isServerError(error: unknown): error is pg.DatabaseError {
+  return error instanceof Error && 'severity' in error && 'code' in error && typeof error.code === 'string';
 }
 
 function serverError(error: pg.DatabaseError): SluiceError {

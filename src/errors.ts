@@ -135,16 +135,18 @@ export class QueueAlreadyExistsError extends SluiceError {
   }
 }
 
-/** The queue still has workers or messages, so it was not deleted. */
+/** The queue still has workers, messages or workflows, so it was not deleted. */
 export class QueueInUseError extends SluiceError {
   readonly code = 'QUEUE_IN_USE';
   constructor(
     readonly queue: string,
     readonly workers: number,
     readonly messages: number,
+    /** Workflows of pgqrs. */
+    readonly workflows: number,
   ) {
     super(
-      `queue ${shown(queue)} is in use by ${workers} worker(s) and ${messages} message(s); ` +
+      `queue ${shown(queue)} is in use by ${workers} worker(s), ${messages} message(s), ${workflows} workflow(s); ` +
         'purge it with admin.purgeQueue() and delete its workers first',
     );
   }
@@ -265,6 +267,17 @@ export class ClosedError extends SluiceError {
 /** The embedded PostgreSQL could not be started. The message carries the server's own words. */
 export class EmbeddedServerError extends SluiceError {
   readonly code = 'EMBEDDED_SERVER';
+}
+
+/** Messages, archived ones too, or workflow runs still refer to the worker, so it was not deleted. */
+export class WorkerInUseError extends SluiceError {
+  readonly code = 'WORKER_IN_USE';
+  constructor(readonly workerId: string) {
+    super(
+      `messages, perhaps archived ones, or workflow runs still refer to worker ${workerId}; ` +
+        'delete those first, for instance with admin.purgeQueue()',
+    );
+  }
 }
 
 /** A name as it may stand in a message: quoted, on one line, not too long. */

@@ -1,12 +1,12 @@
-import { randomUUID } from 'node:crypto';
 import { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import type { ClientConfig } from 'pg';
 import pgListen, { type Subscriber } from 'pg-listen';
 import { withDeadline } from './db.js';
 import { type Deferred, deferred, orAbort } from './deferred.js';
+import { driverError } from './driver-error.js';
 import { ConnectionError } from './errors.js';
 
-const CONNECT_TIMEOUT_MS = 10_000;
 const CLOSE_TIMEOUT_MS = 1_000;
 
 /**
@@ -19,56 +19,41 @@ export class ListenLink {
   isLost = false;
   readonly #lost: Deferred<never> = deferred();
   readonly #subscriber: Subscriber;
-  readonly #probeChannel = `sluice_probe_${randomUUID().replaceAll('-', '')}`;
-  #heard: Deferred<void> | undefined;
-  #socket: Socket | undefined;
+  #socket: Duplex | undefined;
+  /** The driver no longer lets statements queue up, so they wait here. */
+  #last: Promise<unknown> = Promise.resolve();
 
+  /** @param timeoutMs longest wait for the connection, and for the answer to a statement */
   constructor(
-    connection: ClientConfig,
+    { stream, ...connection }: ClientConfig,
+    private readonly timeoutMs: number,
     onNotification: (channel: string) => void,
-    /** Sends a NOTIFY over another connection, as a producer would. */
-    private readonly notify: (channel: string) => Promise<void>,
   ) {
     this.lost = this.#lost.promise;
     this.#subscriber = pgListen.default(
-      // The socket is ours so that it can be cut: a black-holed one does not answer the polite end.
-      { ...connection, stream: () => (this.#socket = new Socket()) },
+      // The socket is kept so that it can be cut: a black-holed one does not answer the polite end.
+      { ...connection, stream: () => (this.#socket = stream?.() ?? new Socket()) },
       // retryLimit 1 makes no attempt: a lost connection is an `error` at once. Payloads are never looked at.
       { retryLimit: 1, retryTimeout: 0, paranoidChecking: false, parse: (text) => text },
     );
-    this.#subscriber.events.on('error', (error) => {
+    this.#subscriber.events.on('error', () => {
       this.isLost = true;
-      this.#lost.reject(new ConnectionError(`the LISTEN connection was lost: ${error.message}`, true));
+      this.#lost.reject(new ConnectionError('the LISTEN connection was lost', true));
     });
-    this.#subscriber.events.on('notification', ({ channel }) => {
-      if (channel === this.#probeChannel) this.#heard?.resolve();
-      else onNotification(channel);
-    });
+    this.#subscriber.events.on('notification', ({ channel }) => onNotification(channel));
   }
 
-  async open(channels: Iterable<string>, signal: AbortSignal): Promise<void> {
-    const opening = async () => {
-      await this.#subscriber.connect();
-      for (const channel of [...channels, this.#probeChannel]) await this.listen(channel);
-    };
-    const opened = opening();
-    opened.catch(() => undefined);
-    await orAbort(withDeadline('opening the LISTEN connection', CONNECT_TIMEOUT_MS, opened), signal);
+  async open(signal: AbortSignal): Promise<void> {
+    await this.#promptly('opening the LISTEN connection', this.#subscriber.connect(), signal);
   }
 
-  async listen(channel: string): Promise<void> {
-    await this.#subscriber.listenTo(channel);
+  /** Resolves when notifications on the channel are heard. Twice is fine. */
+  async listen(channel: string, signal?: AbortSignal): Promise<void> {
+    await this.#inTurn('the answer to LISTEN', () => this.#subscriber.listenTo(channel), signal);
   }
 
   async unlisten(channel: string): Promise<void> {
-    await this.#subscriber.unlisten(channel);
-  }
-
-  /** Resolves when a NOTIFY sent by somebody else is heard here; rejects with a TimeoutError when it is not. */
-  async probe(timeoutMs: number): Promise<void> {
-    this.#heard = deferred();
-    await this.notify(this.#probeChannel);
-    await withDeadline('hearing a NOTIFY of our own', timeoutMs, this.#heard.promise);
+    await this.#inTurn('the answer to UNLISTEN', () => this.#subscriber.unlisten(channel));
   }
 
   /** Closes the connection, politely or not. Never rejects. */
@@ -77,5 +62,22 @@ export class ListenLink {
       () => undefined,
     );
     this.#socket?.destroy();
+  }
+
+  async #inTurn(what: string, send: () => Promise<unknown> | undefined, signal?: AbortSignal): Promise<void> {
+    const before = this.#last;
+    const sent = before
+      .catch(() => undefined)
+      .then(() => this.#promptly(what, Promise.resolve(send()), signal));
+    this.#last = sent;
+    await sent;
+  }
+
+  async #promptly(what: string, work: Promise<unknown>, signal?: AbortSignal): Promise<void> {
+    try {
+      await withDeadline(what, this.timeoutMs, orAbort(work, signal));
+    } catch (error) {
+      throw driverError(error);
+    }
   }
 }

@@ -1,15 +1,19 @@
+import { randomUUID } from 'node:crypto';
 import { EventEmitter } from 'node:events';
+import type { ClientConfig } from 'pg';
 import { backoffMs, sleep } from './backoff.js';
-import type { Db } from './db.js';
-import { orAbort } from './deferred.js';
+import { type Db, withDeadline } from './db.js';
+import { deferred, type Deferred, orAbort } from './deferred.js';
 import { TimeoutError } from './errors.js';
 import { ListenLink } from './listen-link.js';
 import { notify } from './sql/notify.js';
 
 export interface ListenerOptions {
+  /** Where to listen. @default where the database is */
+  connection?: ClientConfig;
   /** Time between two checks that notifications still arrive, in ms. @default 30000 */
   probeIntervalMs?: number;
-  /** Time in which a check must succeed, in ms. @default 5000 */
+  /** Time in which a check must succeed, a connection be open, a LISTEN be answered, in ms. @default 5000 */
   probeTimeoutMs?: number;
 }
 
@@ -20,7 +24,9 @@ export interface ListenerEvents {
   deaf: [reason: Error];
 }
 
-const RECONNECT = { baseMs: 100, maxMs: 10_000 };
+const RECONNECT = { baseMs: 100, maxMs: 5_000 };
+/** Where a connection can be had but hears nothing: a pooler or a replica, which seldom becomes something else. */
+const RECONNECT_DEAF = { baseMs: 1_000, maxMs: 300_000 };
 
 /**
  * Hears NOTIFY on one connection of its own and wakes whoever subscribed to the channel. A wake is only a hint:
@@ -33,17 +39,23 @@ const RECONNECT = { baseMs: 100, maxMs: 10_000 };
 export class Listener extends EventEmitter<ListenerEvents> {
   readonly #wakes = new Map<string, Set<() => void>>();
   readonly #closing = new AbortController();
-  readonly #probeIntervalMs: number;
-  readonly #probeTimeoutMs: number;
+  /** The same for every connection: a pooler's backends may go on listening to it. */
+  readonly #probeChannel = `sluice_probe_${randomUUID().replaceAll('-', '')}`;
+  #probed: Deferred<void> | undefined;
   #link: ListenLink | undefined;
   #running: Promise<void> | undefined;
   #deaf = false;
+  readonly #connection: ClientConfig;
+  readonly #probeIntervalMs: number;
+  readonly #probeTimeoutMs: number;
 
   constructor(
     private readonly db: Db,
-    { probeIntervalMs = 30_000, probeTimeoutMs = 5_000 }: ListenerOptions = {},
+    { connection = db.connection, probeIntervalMs = 30_000, probeTimeoutMs = 5_000 }: ListenerOptions = {},
   ) {
     super();
+    this.setMaxListeners(0); // every consumer listens for the two events
+    this.#connection = connection;
     this.#probeIntervalMs = probeIntervalMs;
     this.#probeTimeoutMs = probeTimeoutMs;
   }
@@ -56,7 +68,7 @@ export class Listener extends EventEmitter<ListenerEvents> {
       this.#wakes.set(channel, wakes);
       this.#link?.listen(channel).then(wake, () => undefined); // a failure loses the link, and the next one listens
     }
-    this.#running ??= this.#run();
+    if (!this.#closing.signal.aborted) this.#running ??= this.#run();
     return () => {
       wakes.delete(wake);
       if (wakes.size > 0 || this.#wakes.get(channel) !== wakes) return;
@@ -74,46 +86,69 @@ export class Listener extends EventEmitter<ListenerEvents> {
   async #run(): Promise<void> {
     const { signal } = this.#closing;
     for (let failures = 0; !signal.aborted;) {
-      const link = new ListenLink(
-        this.db.connection,
-        (channel) => this.#wake(channel),
-        (channel) => notify(this.db.urgent, channel),
-      );
+      const link = new ListenLink(this.#connection, this.#probeTimeoutMs, (channel) => this.#heard(channel));
+      let backoff = RECONNECT;
       try {
-        await link.open(this.#wakes.keys(), signal);
-        await orAbort(link.probe(this.#probeTimeoutMs), signal);
-        this.#link = link;
-        // Those that came while it opened; the others are known to it already.
-        for (const channel of this.#wakes.keys()) await link.listen(channel);
+        await this.#unlessClosed((over) => link.open(over));
+        await this.#unlessClosed((over) => link.listen(this.#probeChannel, over));
+        backoff = RECONNECT_DEAF;
+        await this.#probe(link);
+        backoff = RECONNECT;
+        this.#link = link; // from here on subscribe() makes it listen to what comes
+        await this.#unlessClosed(async (over) => {
+          for (const channel of this.#wakes.keys()) await link.listen(channel, over);
+        });
         failures = 0;
         this.#hearing();
-        await this.#watch(link, signal);
+        await this.#watch(link);
       } catch (error) {
         if (!this.#closing.signal.aborted) this.#deafened(error as Error);
       } finally {
         this.#link = undefined;
         await link.close();
       }
-      await sleep(backoffMs(++failures, RECONNECT), signal).catch(() => undefined);
+      await sleep(backoffMs(++failures, backoff), signal).catch(() => undefined);
     }
   }
 
   /** Rejects when the link is lost or no longer hears. */
-  async #watch(link: ListenLink, signal: AbortSignal): Promise<never> {
+  async #watch(link: ListenLink): Promise<never> {
     for (;;) {
-      const interval = new AbortController();
+      await this.#unlessClosed((over) => sleep(this.#probeIntervalMs, over), link.lost);
       try {
-        const pause = sleep(this.#probeIntervalMs, interval.signal);
-        await orAbort(Promise.race([link.lost, pause]), signal);
-        await orAbort(Promise.race([link.lost, link.probe(this.#probeTimeoutMs)]), signal);
+        await this.#probe(link);
       } catch (error) {
         // A NOTIFY that could not be sent says nothing about what can be heard.
-        const sendFailed = !(error instanceof TimeoutError) && !signal.aborted && !link.isLost;
-        if (!sendFailed) throw error;
-      } finally {
-        interval.abort();
+        if (error instanceof TimeoutError || link.isLost || this.#closing.signal.aborted) throw error;
       }
     }
+  }
+
+  /** Resolves when a NOTIFY sent over another connection, as a producer would, is heard on this one. */
+  async #probe(link: ListenLink): Promise<void> {
+    const heard = (this.#probed = deferred());
+    await this.#unlessClosed(async (over) => {
+      await orAbort(notify(this.db.urgent, this.#probeChannel), over);
+      await withDeadline('hearing a NOTIFY of our own', this.#probeTimeoutMs, orAbort(heard.promise, over));
+    }, link.lost);
+  }
+
+  /** Does `work` unless the listener is closed, or something else fails, before; leaves no timer of it behind. */
+  async #unlessClosed(
+    work: (over: AbortSignal) => Promise<void>,
+    ...others: readonly Promise<never>[]
+  ): Promise<void> {
+    const over = new AbortController();
+    try {
+      await orAbort(Promise.race([work(over.signal), ...others]), this.#closing.signal);
+    } finally {
+      over.abort();
+    }
+  }
+
+  #heard(channel: string): void {
+    if (channel === this.#probeChannel) this.#probed?.resolve();
+    else this.#wake(channel);
   }
 
   #hearing(): void {

@@ -1,11 +1,17 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { backoffMs } from './backoff.js';
 import type { Db, Session } from './db.js';
-import { DatabaseError, SchemaMismatchError, TimeoutError } from './errors.js';
+import {
+  DatabaseError,
+  PermissionDeniedError,
+  SchemaMismatchError,
+  SchemaNotInstalledError,
+  TimeoutError,
+} from './errors.js';
 import {
   type Catalogue,
+  inTransaction,
   PIECES,
-  type Piece,
   readCatalogue,
   runsAlone,
   VERSION,
@@ -13,46 +19,69 @@ import {
 import * as schemaSql from './sql/schema.js';
 
 const INSTALL_LOCK_WAIT_MS = 60_000;
-/** How long one change of a table in use waits for its lock, and how often it is tried. */
-const LOCK_TIMEOUT_MS = 3_000;
-const LOCK_TRIES = 10;
+/**
+ * How long one change of a table in use waits for its lock before it lets the queue's traffic pass and tries again.
+ * Below the server's deadlock_timeout (1 s): in a deadlock with a writer it is always the change that gives way.
+ */
+const LOCK_TIMEOUT_MS = 500;
+const LOCK_WAIT_MS = 60_000;
+/** One pass makes the tables, one what belongs to them; then nothing may be left. */
+const PASSES = 3;
+
+const LOCK_NOT_AVAILABLE = '55P03';
+const DEADLOCK_DETECTED = '40P01';
+
+/** A piece that is not as it must be, and the statements that mend it. */
+interface Difference {
+  finding: string;
+  steps: readonly string[];
+}
 
 /**
  * Brings the schema to what this version needs. On an empty schema in one transaction; over tables in use step by
- * step, indexes without blocking writers. Every step asks the catalogue first, so an interrupted run is simply run again.
+ * step, indexes without blocking writers. Every pass asks the catalogue first, so an interrupted run is simply run again.
  */
 export async function install(db: Db): Promise<void> {
-  const inUse = await db.transaction(async (session) => {
-    await installLock(session, 'transaction', db.schemaName);
-    const found = await readCatalogue(session, db.schemaName);
-    refuseNewer(found);
-    if (found.tables.pgqrs_messages) return true;
-    if (!found.schemaExists) await schemaSql.createSchema(session);
-    for (const piece of PIECES) {
-      for (const sql of unfinished(piece, db.schema, found)) {
-        await session.query(sql.replace(' concurrently ', ' '));
-      }
-    }
-    return false;
-  });
-  if (inUse) await installOnline(db);
+  // Needs neither the lock nor any privilege when there is nothing to do, as at most starts of most processes.
+  if (differences(await readCatalogue(db, db.schemaName)).length === 0) return;
+  const found = await holding(() =>
+    db.transaction(async (session) => {
+      if (!(await schemaSql.tryInstallLock(session, 'transaction', db.schemaName))) return undefined;
+      const { tables } = await readCatalogue(session, db.schemaName);
+      if (tables.pgqrs_messages) return 'in use';
+      await mend(session, db.schemaName, async (steps) => {
+        for (const sql of steps) await session.query(inTransaction(sql));
+      });
+      return 'finished';
+    }),
+  );
+  if (found === 'in use') await installOnline(db);
 }
 
-/** Everything in which the schema differs from what this version needs, in words; empty when all is well. */
-export async function inspect(db: Db): Promise<string[]> {
+/**
+ * Everything in which the schema differs from what this version needs, in words; empty when all is well.
+ * @throws {SchemaNotInstalledError} there is nothing at all
+ * @throws {SchemaMismatchError} a newer version's schema, of which this one can say nothing
+ */
+export async function inspect(db: Db): Promise<{ findings: string[]; mendable: boolean }> {
   const found = await readCatalogue(db, db.schemaName);
-  if (!found.schemaExists) return [`schema ${db.schema} is missing`];
-  const findings = PIECES.map((piece) => piece.differs(found)).filter((finding) => finding !== undefined);
-  const { pgqrs_messages, pgqrs_queues, pgqrs_workers, pgqrs_workflow_runs } = found.tables;
-  if (pgqrs_messages && pgqrs_queues && pgqrs_workers && pgqrs_workflow_runs) {
-    const orphans = await schemaSql.countOrphans(db);
-    for (const [kind, count] of Object.entries(orphans) as [keyof schemaSql.Orphans, number][]) {
-      if (count > 0) findings.push(`${count} ${ORPHANS[kind]} that does not exist`);
-    }
+  if (!found.schemaExists) throw new SchemaNotInstalledError(`schema ${db.schema} does not exist`);
+  if (!Object.keys(found.tables).some((table) => table !== '_sqlx_migrations')) {
+    throw new SchemaNotInstalledError(`schema ${db.schema} has no queue tables`);
   }
-  return findings;
+  const all = differences(found);
+  const findings = all.map(({ finding }) => finding);
+  const mendable = all.every(({ steps }) => steps.length > 0);
+  // Counting needs the tables as they must be.
+  if (!mendable || !REFERRING.every((table) => found.tables[table])) return { findings, mendable };
+  const orphans = await schemaSql.countOrphans(db);
+  const counted = (Object.entries(orphans) as [keyof schemaSql.Orphans, number][])
+    .filter(([, count]) => count > 0)
+    .map(([kind, count]) => `${count} ${ORPHANS[kind]} that does not exist`);
+  return { findings: [...findings, ...counted], mendable: counted.length === 0 };
 }
 
+const REFERRING = ['pgqrs_queues', 'pgqrs_workers', 'pgqrs_messages', 'pgqrs_workflow_runs'];
 const ORPHANS: Record<keyof schemaSql.Orphans, string> = {
   queue: 'message(s) refer to a queue',
   producer: 'message(s) refer to a producer worker',
@@ -62,32 +91,35 @@ const ORPHANS: Record<keyof schemaSql.Orphans, string> = {
 
 /** Removes everything that install() makes, with all messages. Leaves the schema itself and other tables in it. */
 export async function uninstall(db: Db): Promise<void> {
-  await db.transaction(async (session) => {
-    await installLock(session, 'transaction', db.schemaName);
-    const { tables } = await readCatalogue(session, db.schemaName);
-    if (tables._sqlx_migrations) await schemaSql.forgetPgqrsMigrations(session);
-    for (const piece of PIECES.toReversed()) {
-      for (const sql of piece.remove?.(db.schema) ?? []) {
-        if (!sql.includes('_sqlx_migrations')) await session.query(sql);
-      }
-    }
-  });
+  await givingWay(() =>
+    holding(() =>
+      db.transaction(async (session) => {
+        if (!(await schemaSql.tryInstallLock(session, 'transaction', db.schemaName))) return undefined;
+        await session.script(schemaSql.lockTimeout(LOCK_TIMEOUT_MS));
+        const found = await readCatalogue(session, db.schemaName);
+        for (const piece of PIECES.toReversed()) {
+          for (const sql of piece.remove?.(found) ?? []) await session.query(sql);
+        }
+        return 'finished';
+      }),
+    ),
+  );
 }
 
 /** Over tables in use: each change in a short transaction of its own, under a session lock on the installation. */
 async function installOnline(db: Db): Promise<void> {
   const session = await db.session();
   try {
-    await installLock(session, 'session', db.schemaName);
-    let found = await readCatalogue(session, db.schemaName);
-    for (const piece of PIECES) {
-      const steps = unfinished(piece, db.schema, found);
-      if (steps.length === 0) continue;
+    await session.script(schemaSql.SESSION_WITHOUT_TIMEOUTS);
+    await holding(async () => {
+      return (await schemaSql.tryInstallLock(session, 'session', db.schemaName)) || undefined;
+    });
+    await mend(session, db.schemaName, async (steps) => {
       if (steps.some(runsAlone)) for (const sql of steps) await session.query(sql);
-      else await inShortTransaction(session, steps);
-      found = await readCatalogue(session, db.schemaName);
-    }
+      else await givingWay(() => shortTransaction(session, steps));
+    });
     await schemaSql.releaseInstallLock(session, db.schemaName);
+    await session.script(schemaSql.SESSION_AS_BEFORE);
     session.release();
   } catch (error) {
     // Ends the session, and with it the lock and whatever was open.
@@ -96,39 +128,78 @@ async function installOnline(db: Db): Promise<void> {
   }
 }
 
-/** What `piece` still needs; throws when it differs in a way that only a person can mend. */
-function unfinished(piece: Piece, schema: string, found: Catalogue): readonly string[] {
-  const finding = piece.differs(found);
-  if (finding === undefined) return [];
-  const steps = piece.mend(schema, found);
-  if (steps.length === 0)
-    throw new SchemaMismatchError('install() cannot mend this without touching data', [finding]);
-  return steps;
+/** Runs the steps of every piece that differs, until none does. Refuses before the first step what it cannot finish. */
+async function mend(
+  session: Session,
+  schemaName: string,
+  run: (steps: readonly string[]) => Promise<void>,
+): Promise<void> {
+  for (let pass = 1; ; pass++) {
+    const found = await readCatalogue(session, schemaName);
+    const left = differences(found);
+    if (left.length === 0) return;
+    const hopeless = pass > PASSES ? left : left.filter(({ steps }) => steps.length === 0);
+    if (hopeless.length > 0) {
+      throw new SchemaMismatchError(
+        'install() cannot mend this',
+        hopeless.map(({ finding }) => finding),
+      );
+    }
+    refuseUnprivileged(found);
+    for (const { steps } of left) await run(steps);
+  }
 }
 
-async function inShortTransaction(session: Session, steps: readonly string[]): Promise<void> {
+/** What differs, in the order of its mending. What belongs to a table that is missing comes with the next pass. */
+function differences(found: Catalogue): Difference[] {
+  refuseNewer(found);
+  return PIECES.filter(({ on }) => on === undefined || found.tables[on]).flatMap((piece) => {
+    const finding = piece.differs(found);
+    return finding === undefined ? [] : [{ finding, steps: piece.mend(found) }];
+  });
+}
+
+async function shortTransaction(session: Session, steps: readonly string[]): Promise<void> {
+  await session.script(schemaSql.beginWithLockTimeout(LOCK_TIMEOUT_MS));
+  try {
+    for (const sql of steps) await session.query(sql);
+    await session.commit();
+  } catch (error) {
+    await session.script('rollback');
+    throw error;
+  }
+}
+
+/** Makes a change that takes locks again and again until it gets them. */
+async function givingWay(change: () => Promise<unknown>): Promise<void> {
+  const deadline = performance.now() + LOCK_WAIT_MS;
   for (let attempt = 1; ; attempt++) {
-    await session.script(schemaSql.withLockTimeout(LOCK_TIMEOUT_MS));
     try {
-      for (const sql of steps) await session.query(sql);
-      await session.commit();
+      await change();
       return;
     } catch (error) {
-      const locked = error instanceof DatabaseError && error.sqlState === '55P03';
-      if (!locked || attempt === LOCK_TRIES) throw error;
-      await session.script('rollback');
-      await delay(backoffMs(attempt, { baseMs: 200, maxMs: 3_000 }));
+      if (!(error instanceof DatabaseError)) throw error;
+      if (error.sqlState !== LOCK_NOT_AVAILABLE && error.sqlState !== DEADLOCK_DETECTED) throw error;
+      if (performance.now() > deadline) {
+        throw new TimeoutError(
+          'waiting for a lock on the queue tables that another transaction holds',
+          LOCK_WAIT_MS,
+        );
+      }
+      await delay(backoffMs(attempt, { baseMs: 100, maxMs: 3_000 }));
     }
   }
 }
 
-async function installLock(
-  session: Session,
-  scope: 'transaction' | 'session',
-  schemaName: string,
-): Promise<void> {
+/**
+ * Asks for the lock on the installation until `attempt` got it and answers. It may leave no transaction open meanwhile:
+ * the lock's holder may be building an index, for which the server waits until all transactions of now are over.
+ */
+async function holding<T>(attempt: () => Promise<T | undefined>): Promise<T> {
   const deadline = performance.now() + INSTALL_LOCK_WAIT_MS;
-  while (!(await schemaSql.tryInstallLock(session, scope, schemaName))) {
+  for (;;) {
+    const answer = await attempt();
+    if (answer !== undefined) return answer;
     if (performance.now() > deadline) {
       throw new TimeoutError('waiting for another install() on this schema', INSTALL_LOCK_WAIT_MS);
     }
@@ -142,4 +213,20 @@ function refuseNewer({ sluiceVersion }: Catalogue): void {
       `schema version ${sluiceVersion}, this library knows ${VERSION}`,
     ]);
   }
+}
+
+/** Before the first step, since a change online is not undone when a later one is refused. */
+function refuseUnprivileged({ role, database, schema, schemaExists, mayCreate, notOwned }: Catalogue): void {
+  if (notOwned.length > 0) {
+    throw new PermissionDeniedError(
+      `install() must alter ${notOwned.join(', ')}, and role "${role}" is not the owner; run it as the owner`,
+    );
+  }
+  if (mayCreate) return;
+  const [wanted, where] = schemaExists
+    ? ['tables', `SCHEMA ${schema}`]
+    : [`schema ${schema}`, `DATABASE "${database}"`];
+  throw new PermissionDeniedError(
+    `install() must create ${wanted}, which role "${role}" may not: GRANT CREATE ON ${where} TO "${role}"`,
+  );
 }

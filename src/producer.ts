@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { Readable, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type pg from 'pg';
@@ -57,6 +58,7 @@ const TURN_MS = 5_000;
 export class Producer extends Worker {
   readonly #doorbell: Doorbell;
   readonly #streams = new Set<Pick<Writable, 'destroy' | 'once'>>();
+  #closed: Promise<void> | undefined;
 
   private constructor(
     db: Db,
@@ -86,7 +88,7 @@ export class Producer extends Worker {
     const maxPayloadBytes = check.integer('maxPayloadBytes', options.maxPayloadBytes ?? 1_048_576, {
       min: 1,
     });
-    return new Producer(db, queue, maxPayloadBytes, await Worker.register(db, queue.id, options));
+    return new Producer(db, queue, maxPayloadBytes, await Worker.register(db, queue, options));
   }
 
   /**
@@ -97,7 +99,8 @@ export class Producer extends Worker {
    * await pipeline(source, producer.writable({ batchSize: 5_000 }));
    */
   writable<T = unknown>(options: WritableOptions<T> = {}): ProducerStream<T> {
-    this.assertNotFenced();
+    this.assertRunning();
+    if (this.#closed) throw new ClosedError('the producer');
     const { batch, ...sending } = checkWritableOptions(options);
     const sink = new StreamSink<T>({
       ...sending,
@@ -117,23 +120,34 @@ export class Producer extends Worker {
 
   /**
    * Takes all items of an iterable into the queue.
-   * @returns what was done, once every row is committed
+   * @returns what was done, once every row is committed; when it rejects nothing is on its way any more
    */
   async ingest<T>(
     items: Iterable<T> | AsyncIterable<T>,
     options: WritableOptions<T> = {},
   ): Promise<IngestSummary> {
     const stream = this.writable(options);
-    await pipeline(Readable.from(items), stream);
-    return stream.stats;
+    try {
+      await pipeline(Readable.from(items), stream);
+      return stream.stats;
+    } finally {
+      // pipeline() does not wait for it when the source fails.
+      if (!stream.closed) await once(stream, 'close');
+    }
   }
 
-  /** Ends unfinished streams, then suspends and shuts down. Twice is fine. */
-  override async close(): Promise<void> {
-    for (const stream of this.#streams) stream.destroy(new ClosedError('the producer'));
-    await Promise.all(
-      [...this.#streams].map((stream) => new Promise((resolve) => stream.once('close', resolve))),
+  /** Ends unfinished streams with a ClosedError, then suspends and shuts down. Twice is fine. */
+  override close(): Promise<void> {
+    this.#closed ??= this.#close();
+    return this.#closed;
+  }
+
+  async #close(): Promise<void> {
+    const closing = [...this.#streams].map(
+      (stream) => new Promise((resolve) => stream.once('close', resolve)),
     );
+    for (const stream of this.#streams) stream.destroy(new ClosedError('the producer'));
+    await Promise.all(closing);
     await this.#doorbell.quiet();
     await super.close();
   }

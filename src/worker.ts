@@ -3,9 +3,16 @@ import { hostname as localHostname } from 'node:os';
 import { randomUUID } from 'node:crypto';
 import * as check from './check.js';
 import type { Db } from './db.js';
-import { InvalidStateTransitionError, WorkerAlreadyActiveError, WorkerFencedError } from './errors.js';
+import {
+  ClosedError,
+  DatabaseError,
+  InvalidStateTransitionError,
+  QueueNotFoundError,
+  WorkerAlreadyActiveError,
+  WorkerFencedError,
+} from './errors.js';
 import * as sql from './sql/workers.js';
-import type { Id, WorkerStatus } from './types.js';
+import type { Id, Queue, WorkerStatus } from './types.js';
 
 export interface WorkerOptions {
   /** First half of the worker's name. @default the machine's host name */
@@ -17,7 +24,10 @@ export interface WorkerOptions {
   port?: number;
   /** Seconds between two heartbeats, each up to a tenth early or late. @default 5 */
   heartbeatIntervalSeconds?: number;
-  /** Silence in seconds after which another process may take over this worker's name. @default 60 */
+  /**
+   * Silence in seconds after which this process may take over the name from one that has not stopped: at least three
+   * heartbeat intervals. @default 60, or three heartbeat intervals if that is more
+   */
   staleAfterSeconds?: number;
 }
 
@@ -26,8 +36,10 @@ export interface WorkerEvents {
   heartbeatError: [error: Error];
   /** Somebody changed this worker's status elsewhere; seen by a heartbeat. */
   status: [status: WorkerStatus];
-  /** The registration was taken over or deleted. This process must stop; every further call fails. */
+  /** The registration was taken over or deleted. This process must stop: it gets nothing more to do. Once. */
   fenced: [error: WorkerFencedError];
+  /** `close()` is over. */
+  closed: [];
   /** Consumers only. Notifications arrive (again): messages come as soon as they are committed. */
   listening: [];
   /** Consumers only. Notifications do not arrive, so the consumer polls until they do. Once per outage. */
@@ -43,8 +55,14 @@ export interface Registration {
   intervalSeconds: number;
 }
 
+interface Transition {
+  from: readonly WorkerStatus[];
+  to: WorkerStatus;
+  reason: string;
+}
+
 /** What each transition asks for and leads to; the reasons are pgqrs' words. */
-const TRANSITIONS = {
+const TRANSITIONS: Record<'suspend' | 'resume' | 'shutdown', Transition> = {
   suspend: {
     from: ['ready', 'polling', 'interrupted'],
     to: 'suspended',
@@ -52,7 +70,12 @@ const TRANSITIONS = {
   },
   resume: { from: ['suspended'], to: 'ready', reason: 'Worker must be in Suspended state to resume' },
   shutdown: { from: ['suspended'], to: 'stopped', reason: 'Worker must be in Suspended state to shutdown' },
-} as const satisfies Record<string, { from: readonly WorkerStatus[]; to: WorkerStatus; reason: string }>;
+};
+
+/** What `close()` may find: any state but the last. */
+const RUNNING: readonly WorkerStatus[] = ['ready', 'polling', 'interrupted', 'suspended'];
+
+const FOREIGN_KEY_VIOLATION = '23503';
 
 /** Heartbeats may be lost or late; a name is free for others only after at least this many intervals. */
 const STALE_INTERVALS = 3;
@@ -70,6 +93,8 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   #status: WorkerStatus = 'ready';
   #fenced: WorkerFencedError | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #closing: Promise<void> | undefined;
+  #turn: Promise<void> = Promise.resolve();
   readonly #intervalMs: number;
 
   protected constructor(
@@ -83,8 +108,8 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     this.#arm();
   }
 
-  /** Registers a worker of `queueId` and returns what a subclass' constructor needs. */
-  protected static async register(db: Db, queueId: Id, options: WorkerOptions): Promise<Registration> {
+  /** Registers a worker of a queue and returns what a subclass' constructor needs. */
+  protected static async register(db: Db, queue: Queue, options: WorkerOptions): Promise<Registration> {
     const intervalSeconds = check.number('heartbeatIntervalSeconds', options.heartbeatIntervalSeconds ?? 5, {
       min: 0.01,
       max: 3_600,
@@ -95,10 +120,14 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
       { min: STALE_INTERVALS * intervalSeconds },
     );
     const name = workerName(options);
-    const self = await sql.registerWorker(db, name, queueId, staleAfterSeconds);
+    const self = await sql.registerWorker(db, name, queue.id, staleAfterSeconds).catch((error: unknown) => {
+      const gone = error instanceof DatabaseError && error.sqlState === FOREIGN_KEY_VIOLATION;
+      throw gone ? new QueueNotFoundError(queue.name) : error;
+    });
     if (!self)
       throw new WorkerAlreadyActiveError(name, (await sql.selectStatusByName(db, name)) ?? 'just gone');
-    await sql.sweepStreams(db);
+    // Housekeeping that any process may do: a role that only consumes need not be allowed to.
+    await sql.sweepStreams(db).catch(() => undefined);
     return { name, self, intervalSeconds };
   }
 
@@ -125,12 +154,13 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   /** Sends a heartbeat now, beside the timer's. @throws {WorkerFencedError} */
   async heartbeat(): Promise<void> {
     this.assertNotFenced();
-    const status = await sql.beat(this.db.urgent, this.#self);
-    if (status === undefined) throw this.fence();
-    if (status !== this.#status) {
+    await this.#inTurn(async () => {
+      const status = await sql.beat(this.db.urgent, this.#self);
+      if (status === undefined) throw this.fence();
+      if (status === this.#status || this.#closing) return;
       this.#status = status;
       this.emit('status', status);
-    }
+    });
   }
 
   /** ready, polling or interrupted -> suspended. @throws {InvalidStateTransitionError | WorkerFencedError} */
@@ -149,17 +179,13 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     this.#disarm();
   }
 
-  /** Suspends and shuts down, from whatever state. Twice is fine; a fenced worker has nothing left to leave. */
-  async close(): Promise<void> {
-    this.#disarm();
-    try {
-      const status = await this.status();
-      if (status === 'stopped') return;
-      if (status !== 'suspended') await this.suspend();
-      await this.shutdown();
-    } catch (error) {
-      if (!(error instanceof WorkerFencedError)) throw error;
-    }
+  /**
+   * Suspends and shuts down, from whatever state; a fenced worker has nothing left to leave. Twice is fine.
+   * @throws {ConnectionError} the server could not be told, within some seconds; the registration goes stale by itself
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -168,6 +194,12 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
 
   protected assertNotFenced(): void {
     if (this.#fenced) throw this.#fenced;
+  }
+
+  /** Nothing new is begun by a worker that has stopped, here or elsewhere. */
+  protected assertRunning(): void {
+    this.assertNotFenced();
+    if (this.#closing || this.#status === 'stopped') throw new ClosedError(`worker ${this.workerName}`);
   }
 
   async #row() {
@@ -179,11 +211,33 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
 
   async #move(action: keyof typeof TRANSITIONS): Promise<void> {
     const { from, to, reason } = TRANSITIONS[action];
-    if (await sql.moveWorker(this.db.urgent, this.#self, from, to)) {
+    this.assertNotFenced();
+    await this.#inTurn(async () => {
+      while (!(await sql.moveWorker(this.db.urgent, this.#self, from, to))) {
+        const { status } = await this.#row();
+        // Unless somebody has just moved it to where it may go from.
+        if (!from.includes(status)) throw new InvalidStateTransitionError(status, to, reason);
+      }
       this.#status = to;
-      return;
+    });
+  }
+
+  /** One at a time, so that no answer is older than what is known: a beat must not report our own last step as news. */
+  async #inTurn(work: () => Promise<void>): Promise<void> {
+    const turn = this.#turn.then(work);
+    this.#turn = turn.catch(() => undefined);
+    await turn;
+  }
+
+  async #close(): Promise<void> {
+    this.#disarm();
+    try {
+      // One step: whether it was suspended before, nobody could have seen.
+      if (!this.#fenced) await sql.moveWorker(this.db.urgent, this.#self, RUNNING, 'stopped');
+    } finally {
+      this.#status = 'stopped';
+      this.emit('closed');
     }
-    throw new InvalidStateTransitionError((await this.#row()).status, to, reason);
   }
 
   protected fence(): WorkerFencedError {
@@ -214,8 +268,8 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
       if (this.#fenced) return;
       this.emit('heartbeatError', error as Error);
     }
-    // Not when close() came in between.
-    if (this.#timer === beating && this.#status !== 'stopped') this.#arm();
+    // Not when it was disarmed in between.
+    if (this.#timer === beating) this.#arm();
   }
 }
 

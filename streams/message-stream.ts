@@ -1,49 +1,68 @@
+import { once } from 'node:events';
 import { Readable } from 'node:stream';
 
 /** Where messages come from. Functions only: the stream knows neither client nor SQL. */
 export interface MessageSource<M> {
   /** Claims at most `limit` messages; none is an answer too. */
   claim(limit: number, signal: AbortSignal): Promise<M[]>;
-  /** Resolves when it is worth claiming again. @param empty how many claims in a row have come back empty */
+  /**
+   * Called when a claim brought less than it asked for; resolves when it is worth claiming again.
+   * @param empty how many claims in a row have brought nothing
+   */
   wait(empty: number, signal: AbortSignal): Promise<void>;
   /** Takes back messages that were claimed but never handed out. */
   giveBack(messages: M[]): Promise<void>;
-  /** Called once, when the stream is over. */
+  /** Called once, when nothing is claimed any more. */
   close(): void;
 }
 
 /**
- * Messages as a Readable, and so as an async iterable. Claims only what the reader has room for, waits when there is
- * nothing, and on destroy gives back what was claimed but not read. Ends only when it is destroyed or aborted.
+ * Messages as a Readable, and so as an async iterable. Claims only what the reader has room for, half of it at a time
+ * or more, and waits when there is nothing. On destroy it gives back what was claimed but not read; leaving a
+ * `for await` waits until that is done. Ends only when it is destroyed or aborted.
  */
 export class MessageStream<M> extends Readable {
   readonly #ending = new AbortController();
-  #claiming: Promise<void> | undefined;
-  /** What was pushed lately; its tail is still in the Readable's own buffer. */
+  /** Claimed and not yet pushed, from `#next` on. */
+  #waiting: M[] = [];
+  #next = 0;
+  /** Pushed, and perhaps still in the Readable's own buffer: see #unread. */
   #pushed: M[] = [];
+  /** The Readable waits for a push. */
+  #asked = false;
+  #filling: Promise<void> | undefined;
 
   constructor(
     private readonly source: MessageSource<M>,
-    prefetch: number,
+    private readonly prefetch: number,
     private readonly signal?: AbortSignal,
   ) {
-    super({ objectMode: true, highWaterMark: prefetch });
+    // Asks for one at a time, and only when a reader does: so what it has in hand is known.
+    super({ objectMode: true, highWaterMark: 0 });
     signal?.addEventListener('abort', this.#onAbort, { once: true });
     if (signal?.aborted) process.nextTick(this.#onAbort);
   }
 
-  override [Symbol.asyncIterator](): NodeJS.AsyncIterator<M> {
-    return super[Symbol.asyncIterator]() as NodeJS.AsyncIterator<M>;
+  override async *[Symbol.asyncIterator](): NodeJS.AsyncIterator<M> {
+    try {
+      yield* super.iterator({ destroyOnReturn: false }) as NodeJS.AsyncIterator<M>;
+    } catch (error) {
+      // Node calls every destroy premature; one without an error just ends the loop, so that a shutdown is no failure.
+      if (this.errored) throw error;
+    } finally {
+      if (!this.destroy().closed) await once(this, 'close').catch(() => undefined);
+    }
+  }
+
+  /** After destroy there is nothing to read, not even in a `data` loop that goes on: what is still here goes back. */
+  override read(size?: number): ReturnType<Readable['read']> {
+    return this.destroyed ? null : super.read(size);
   }
 
   override _read(): void {
-    this.#claiming ??= this.#claim().then(
-      () => (this.#claiming = undefined),
-      (error: unknown) => {
-        this.#claiming = undefined;
-        if (!this.#ending.signal.aborted) this.destroy(error as Error);
-      },
-    ) as Promise<void>;
+    this.#asked = true;
+    this.#handOut();
+    if (!this.#filling && this.#wanted() > 0) this.#filling = this.#fill();
   }
 
   override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
@@ -55,34 +74,52 @@ export class MessageStream<M> extends Readable {
     );
   }
 
-  async #claim(): Promise<void> {
+  /** Goes on until there is no room: at least one claim. Never rejects. */
+  async #fill(): Promise<void> {
     const { signal } = this.#ending;
-    for (let empty = 0; ;) {
-      const messages = await this.source.claim(this.readableHighWaterMark - this.readableLength, signal);
-      if (signal.aborted) return this.source.giveBack(messages);
-      if (messages.length > 0) {
-        this.#remember(messages);
-        // `push` may call `_read` again: not before this claim is over.
-        for (const message of messages) this.push(message);
-        return;
+    try {
+      for (let empty = 0, limit; (limit = this.#wanted()) > 0;) {
+        const messages = await this.source.claim(limit, signal);
+        if (signal.aborted) {
+          await this.source.giveBack(messages);
+          return;
+        }
+        this.#waiting = [...this.#waiting.slice(this.#next), ...messages];
+        this.#next = 0;
+        this.#handOut();
+        empty = messages.length > 0 ? 0 : empty + 1;
+        if (messages.length < limit) await this.source.wait(empty, signal);
       }
-      await this.source.wait(++empty, signal);
+    } catch (error) {
+      if (!signal.aborted) this.destroy(error as Error);
+    } finally {
+      this.#filling = undefined; // in the same breath as the last look for room, or an ask in between would be lost
     }
   }
 
-  #remember(messages: M[]): void {
-    this.#pushed = [...this.#unread(), ...messages];
+  /** How many messages to claim now: none until half of the room is free, or a slow reader would claim one by one. */
+  #wanted(): number {
+    if (this.destroyed) return 0;
+    const room = this.prefetch - (this.#waiting.length - this.#next) - this.readableLength;
+    return room * 2 >= this.prefetch ? room : 0;
   }
 
-  #unread(): M[] {
+  #handOut(): void {
+    if (!this.#asked || this.#next === this.#waiting.length) return;
+    this.#asked = false;
+    const message = this.#waiting[this.#next++] as M;
+    this.#pushed = [...this.#inReadable(), message];
+    this.push(message);
+  }
+
+  #inReadable(): M[] {
     return this.readableLength === 0 ? [] : this.#pushed.slice(-this.readableLength);
   }
 
   async #close(): Promise<void> {
-    const unread = this.#unread();
-    await this.#claiming?.catch(() => undefined);
+    const unread = [...this.#inReadable(), ...this.#waiting.slice(this.#next)];
+    await Promise.all([this.#filling, unread.length > 0 ? this.source.giveBack(unread) : undefined]);
     this.source.close();
-    if (unread.length > 0) await this.source.giveBack(unread);
   }
 
   readonly #onAbort = () => {

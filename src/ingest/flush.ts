@@ -1,20 +1,21 @@
-import { type Db, type Session, withDeadline } from '../db.js';
+import type { Db, Session } from '../db.js';
+import { orAbort } from '../deferred.js';
 import {
   DatabaseError,
   QueueNotFoundError,
   StreamFencedError,
   StreamNotFoundError,
   StreamRegressedError,
-  TimeoutError,
   WorkerFencedError,
 } from '../errors.js';
 import * as sql from '../sql/batches.js';
 import { RAISED } from '../sql/statement.js';
-import { type LedgerRow, lockStream } from '../sql/streams.js';
+import { type LedgerRow, selectStream } from '../sql/streams.js';
 import type { Incarnation } from '../sql/workers.js';
 import type { Queue } from '../types.js';
 import type { Rows } from './rows.js';
 import type { Turn } from './sequence.js';
+import { type Watch, watched } from './watch.js';
 
 export type FlushMethod = 'copy' | 'insert';
 
@@ -54,39 +55,39 @@ const RETRY_LOCK_TIMEOUT_MS = 5_000;
 /**
  * Sends one batch in one transaction: begin and pin in turn, transfer beside the others, advance the ledger and commit
  * in turn. Resolves when the rows are committed for certain; any rejection means that they are not, or that only the
- * ledger knows (`batch.commitSent`), which the next attempt asks first.
+ * ledger knows (`batch.commitSent`). The next attempt then simply does the same again: the ledger refuses its commit if
+ * an earlier one was successful.
  */
 export async function flush(target: FlushTarget, batch: Batch, turn: Turn): Promise<void> {
   await turn.toBegin();
-  if (batch.transaction) await endHalfDead(target.db, batch.transaction);
-  const session = await target.db.session(turn.signal);
-  const watch = new Watch(session, turn.signal, target.batchTimeoutMs);
+  const clock = stopwatch(batch.msByPhase);
+  if (batch.transaction) await orAbort(endHalfDead(target.db, batch.transaction), turn.signal);
+  const deadline = { what: 'sending a batch', ms: target.batchTimeoutMs };
   try {
-    if (await attempt(target, batch, turn, session, watch)) session.release();
-    else await session.rollback();
+    await watched(target.db, turn.signal, deadline, (session, watch) =>
+      attempt(target, batch, turn, session, watch, clock),
+    );
   } catch (error) {
-    // A COPY that failed leaves its client in no state to be trusted.
-    if (watch.waiting) await session.rollback();
-    else session.discard();
-    throw watch.timedOut ?? translate(target, error);
-  } finally {
-    watch.stop();
+    throw translate(target, error);
   }
 }
 
-/** @returns whether this transaction was committed; false when an earlier one had been, and this one is to be rolled back */
+/** Ends a backend that a client which vanished has left in its transaction, holding locks. A failure only costs time. */
+export async function endHalfDead(db: Db, transaction: sql.Transaction): Promise<void> {
+  await sql.endTransaction(db.urgent, transaction).catch(() => undefined);
+}
+
 async function attempt(
   target: FlushTarget,
   batch: Batch,
   turn: Turn,
   session: Session,
   watch: Watch,
-): Promise<boolean> {
+  clock: Stopwatch,
+): Promise<void> {
   const { queue, worker, stream } = target;
-  const clock = stopwatch(batch.msByPhase);
   const lockTimeoutMs = batch.transaction ? RETRY_LOCK_TIMEOUT_MS : 0;
   batch.transaction = await sql.beginBatch(session, queue.id, worker, IDLE_IN_TRANSACTION_MS, lockTimeoutMs);
-  if (batch.commitSent && isCommitted(target, await lockStream(session, stream.id), turn.seq)) return false;
   turn.begun();
   clock('begin');
 
@@ -97,33 +98,28 @@ async function attempt(
   await watch.idle(turn.toCommit());
   clock('turn');
 
-  watch.committing = true;
+  watch.committing();
   batch.commitSent = true;
   try {
-    const tag = await sql.advanceAndCommit(session, stream, turn.seq, batch.position);
-    if (tag !== 'COMMIT') throw new DatabaseError(`COMMIT was answered with ${String(tag)}`, '40000');
+    await sql.advanceAndCommit(session, stream, turn.seq, batch.position);
   } catch (error) {
     if (!(error instanceof DatabaseError && error.sqlState === RAISED.streamMoved)) throw error;
+    // It waited for whoever held the ledger's row, so what the row says now is final.
     await session.script('rollback');
-    if (isCommitted(target, await lockStream(session, stream.id), turn.seq)) return false;
-    throw error;
+    if (!isCommitted(target, await selectStream(session, stream.id), turn.seq)) throw error;
   }
   clock('commit');
-  return true;
 }
 
 async function transfer(
   { queue, worker, withVt }: FlushTarget,
   { rows, method }: Batch,
   session: Session,
-  { startedAtBinary }: sql.Transaction,
+  { startedAtMicros }: sql.Transaction,
 ): Promise<void> {
-  if (method === 'insert') {
+  if (method === 'copy') await sql.copyMessages(session, withVt, rows.copyChunks(BigInt(startedAtMicros)));
+  else
     await sql.insertMessages(session, queue.id, worker.id, rows.payloadArray(), withVt ? rows.delays : null);
-    return;
-  }
-  const copied = await sql.copyMessages(session, withVt, rows.copyChunks(startedAtBinary));
-  if (copied !== rows.count) throw new Error(`COPY took ${copied} rows of ${rows.count}`);
 }
 
 /** What the ledger's row means for batch `seq`, whose predecessors are committed. */
@@ -134,13 +130,6 @@ function isCommitted({ stream }: FlushTarget, row: LedgerRow | undefined, seq: n
   return row.seq >= seq;
 }
 
-/** A client that vanished can leave its backend in the middle of the transaction, holding locks. A failure here only costs time. */
-async function endHalfDead(db: Db, transaction: sql.Transaction): Promise<void> {
-  await withDeadline('ending a half-dead backend', 5_000, sql.endTransaction(db.urgent, transaction)).catch(
-    () => undefined,
-  );
-}
-
 function translate(target: FlushTarget, error: unknown): unknown {
   if (!(error instanceof DatabaseError)) return error;
   if (error.sqlState === RAISED.queueGone) return new QueueNotFoundError(target.queue.name);
@@ -148,57 +137,9 @@ function translate(target: FlushTarget, error: unknown): unknown {
   return error;
 }
 
-/**
- * Cuts an attempt's socket at its deadline, or when it is aborted in the middle of a statement. An abort finds it
- * either waiting for its turn, which ends by itself, or committing, which is let finish: its outcome is worth knowing.
- */
-class Watch {
-  /** Nothing is on the wire: the session can be rolled back politely. */
-  waiting = false;
-  committing = false;
-  timedOut: TimeoutError | undefined;
-  #timer: NodeJS.Timeout | undefined;
-  readonly #onAbort = () => {
-    if (this.committing) this.#arm(COMMIT_AFTER_ABORT_MS);
-    else if (!this.waiting) this.session.discard();
-  };
+type Stopwatch = (phase: keyof Batch['msByPhase']) => void;
 
-  constructor(
-    private readonly session: Session,
-    private readonly signal: AbortSignal,
-    private readonly ms: number,
-  ) {
-    this.#arm(ms);
-    signal.addEventListener('abort', this.#onAbort, { once: true });
-    if (signal.aborted) this.#onAbort();
-  }
-
-  /** Waits for something that is not this batch's doing: the deadline stands still. */
-  async idle(turn: Promise<void>): Promise<void> {
-    clearTimeout(this.#timer);
-    this.waiting = true;
-    await turn;
-    this.waiting = false;
-    this.#arm(this.ms);
-  }
-
-  stop(): void {
-    clearTimeout(this.#timer);
-    this.signal.removeEventListener('abort', this.#onAbort);
-  }
-
-  #arm(ms: number): void {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => {
-      this.timedOut = new TimeoutError('sending a batch', ms);
-      this.session.discard();
-    }, ms);
-  }
-}
-
-const COMMIT_AFTER_ABORT_MS = 5_000;
-
-function stopwatch<P extends string>(msByPhase: Record<P, number>): (phase: P) => void {
+function stopwatch(msByPhase: Batch['msByPhase']): Stopwatch {
   let last = performance.now();
   return (phase) => {
     const now = performance.now();

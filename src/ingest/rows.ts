@@ -6,6 +6,8 @@ const TRAILER = Buffer.from([0xff, 0xff]);
 const CHUNK_BYTES = 256 * 1024;
 const FIRST_CAPACITY = 64 * 1024;
 const JSONB_OID = 3802;
+/** A timestamptz in binary counts from 2000. */
+const POSTGRES_EPOCH_MICROS = BigInt(Date.UTC(2000, 0)) * 1_000n;
 /** Version byte that jsonb's binary input wants before the text. */
 const JSONB_VERSION = 1;
 
@@ -72,9 +74,9 @@ export class Rows {
     }
   }
 
-  /** The whole COPY: signature, rows, trailer, in big chunks. `vt` becomes the transaction's `now()` plus each delay. */
-  *copyChunks(nowBinary: string): Iterable<Buffer> {
-    this.#stampVt(BigInt(`0x${nowBinary}`));
+  /** The whole COPY: signature, rows, trailer, in big chunks. `vt` becomes `nowMicros`, the transaction's `now()`, plus each delay. */
+  *copyChunks(nowMicros: bigint): Iterable<Buffer> {
+    this.#stampVt(nowMicros - POSTGRES_EPOCH_MICROS);
     this.#reserve(this.#end + TRAILER.length);
     const end = this.#end + TRAILER.copy(this.#buffer, this.#end);
     for (let at = 0; at < end; at += CHUNK_BYTES)

@@ -21,18 +21,21 @@ export interface RetryOptions extends BackoffOptions {
   retries: number;
 }
 
-export interface SequenceOptions {
+export interface SequenceOptions<B> {
   retry: RetryOptions;
   /** Longest wait of an open transaction for its turn, in ms. */
   turnMs: number;
   signal: AbortSignal;
   onRetry: (seq: number, attempt: number, error: Error, delayMs: number) => void;
   /** Whether a batch that failed is to be sent again at once, in another way. */
-  again: (error: unknown) => boolean;
+  again: (batch: B, error: unknown) => boolean;
 }
 
 /** Why an attempt ended that did not fail itself. */
 class GoBack extends Error {}
+
+/** What the first batch has to wait for. */
+const DONE = Promise.resolve();
 
 class Slot {
   begun: Deferred<void> = deferred();
@@ -42,6 +45,15 @@ class Slot {
     readonly seq: number,
     public previous: Slot | undefined,
   ) {}
+
+  settle(error?: Error): void {
+    for (const moment of [this.begun, this.committed]) {
+      if (error) moment.reject(error);
+      else moment.resolve();
+    }
+    // Or the slots would hold one another for ever.
+    this.previous = undefined;
+  }
 }
 
 /**
@@ -58,16 +70,11 @@ export class Sequence<B> {
 
   constructor(
     private readonly attempt: (batch: B, turn: Turn) => Promise<void>,
-    private readonly options: SequenceOptions,
+    private readonly options: SequenceOptions<B>,
   ) {
     const { signal } = options;
-    signal.addEventListener(
-      'abort',
-      () => this.#inFlight.forEach((slot) => slot.attempt.abort(signal.reason)),
-      {
-        once: true,
-      },
-    );
+    const abortAll = () => this.#inFlight.forEach((slot) => slot.attempt.abort(signal.reason));
+    signal.addEventListener('abort', abortAll, { once: true });
   }
 
   /** Resolves with the batch's number when it is committed. The order of the calls is the order of the batches. */
@@ -77,15 +84,12 @@ export class Sequence<B> {
     this.#inFlight.add(slot);
     try {
       await this.#untilCommitted(batch, slot);
-      slot.begun.resolve();
-      slot.committed.resolve();
+      slot.settle();
       return slot.seq;
     } catch (error) {
-      slot.begun.reject(error as Error);
-      slot.committed.reject(error as Error);
+      slot.settle(error as Error);
       throw error;
     } finally {
-      slot.previous = undefined;
       this.#inFlight.delete(slot);
     }
   }
@@ -101,12 +105,15 @@ export class Sequence<B> {
       } catch (error) {
         this.#goBack(slot);
         ended.throwIfAborted();
-        if (slot.attempt.signal.aborted || again(error)) continue;
-        if (error instanceof GoBack) {
-          await orAbort(slot.previous?.committed.promise ?? Promise.resolve(), ended);
-          continue;
+        if (slot.attempt.signal.aborted || again(batch, error)) continue;
+        const givesUp = !(error instanceof SluiceError && error.transient) || failures === retry.retries;
+        if (error instanceof GoBack || givesUp) {
+          // Earlier batches first: what is committed in the end must not depend on which of them failed soonest.
+          await orAbort(slot.previous?.committed.promise ?? DONE, ended);
+          if (error instanceof GoBack) continue;
+          throw error;
         }
-        if (!(error instanceof SluiceError && error.transient) || ++failures > retry.retries) throw error;
+        failures++;
         const delayMs = backoffMs(failures, retry);
         onRetry(slot.seq, failures, error, delayMs);
         await sleep(delayMs, ended);
@@ -115,18 +122,19 @@ export class Sequence<B> {
   }
 
   #turn(slot: Slot, signal: AbortSignal): Turn {
-    const { previous, seq } = slot;
+    // This attempt's own: one that goes back may still call begun() before it notices.
+    const { previous, seq, begun } = slot;
     return {
       seq,
       signal,
-      toBegin: () => orAbort(previous?.begun.promise ?? Promise.resolve(), signal),
-      begun: () => slot.begun.resolve(),
+      toBegin: () => orAbort(previous?.begun.promise ?? DONE, signal),
+      begun: () => begun.resolve(),
       toCommit: async () => {
-        if (!previous) return;
+        const turn = previous?.committed.promise ?? DONE;
         const tooLong = deferred<never>();
         const timer = setTimeout(() => tooLong.reject(new GoBack()), this.options.turnMs);
         try {
-          await orAbort(Promise.race([previous.committed.promise, tooLong.promise]), signal);
+          await orAbort(Promise.race([turn, tooLong.promise]), signal);
         } finally {
           clearTimeout(timer);
         }

@@ -1,15 +1,23 @@
 import { randomUUID } from 'node:crypto';
 import type { CommittedBatch, FillingBatch, RetryEvent, Sink } from '../../streams/producer-stream.js';
 import * as check from '../check.js';
-import { type Db, withDeadline } from '../db.js';
-import { orAbort } from '../deferred.js';
-import { DatabaseError, type IngestProgress, QueueNotFoundError } from '../errors.js';
+import { sleep } from '../backoff.js';
+import type { Db } from '../db.js';
+import {
+  DatabaseError,
+  type IngestProgress,
+  QueueNotFoundError,
+  SluiceError,
+  WorkerFencedError,
+} from '../errors.js';
+import type { StreamKey, Transaction } from '../sql/batches.js';
 import * as sql from '../sql/streams.js';
 import type { Incarnation } from '../sql/workers.js';
 import type { Queue } from '../types.js';
-import { Batch, flush, type FlushMethod, type FlushTarget } from './flush.js';
+import { Batch, endHalfDead, flush, type FlushMethod, type FlushTarget } from './flush.js';
 import { rowFormat, Rows } from './rows.js';
 import { type RetryOptions, Sequence } from './sequence.js';
+import { watched } from './watch.js';
 
 export interface StreamSinkOptions<T> {
   db: Db;
@@ -34,18 +42,23 @@ const COPY_FROM_ROWS = 100;
 const MAX_DELAY_SECONDS = 4_294_967_295;
 const FEATURE_NOT_SUPPORTED = '0A000';
 const FOREIGN_KEY_VIOLATION = '23503';
-const CLOSE_TIMEOUT_MS = 5_000;
+/** Longest time to find out at the end whether the last batch is in. */
+const SETTLE_TIMEOUT_MS = 10_000;
+const SETTLE_RETRY_MS = 100;
 
 /** Sends a stream's batches into one queue, in order and exactly once: the ledger row, the sequence, the buffers. */
 export class StreamSink<T> implements Sink<T> {
   readonly #options: StreamSinkOptions<T>;
   readonly #withVt: boolean;
   readonly #spare: Rows[] = [];
-  #target: FlushTarget | undefined;
+  #name: string | undefined;
+  #key: StreamKey | undefined;
   #sequence: Sequence<Batch> | undefined;
   /** Items in the batches that were handed over; the position of the last of them. */
   #position = 0;
   #committed = 0;
+  /** The last transaction of the batch whose COMMIT was not answered before the stream failed. There is at most one. */
+  #inDoubt: Transaction | undefined;
 
   constructor(options: StreamSinkOptions<T>) {
     this.#options = options;
@@ -53,14 +66,17 @@ export class StreamSink<T> implements Sink<T> {
   }
 
   async open(signal: AbortSignal, onRetry: (event: RetryEvent) => void): Promise<void> {
-    const { db, queue, workerName, worker, batchTimeoutMs, retry, turnMs } = this.#options;
-    const name = `anonymous-${randomUUID()}`;
-    const opening = sql.openStream(db, name, queue.id, worker.id);
-    const key = await orAbort(opening, signal).catch((error: unknown) => {
-      // Too late to be used: leave no row behind.
-      opening.then((late) => sql.closeStream(db, late.id, late.epoch)).catch(() => undefined);
-      const gone = error instanceof DatabaseError && error.sqlState === FOREIGN_KEY_VIOLATION;
-      throw gone ? new QueueNotFoundError(queue.name) : error;
+    const { db, queue, worker, workerName, batchTimeoutMs, retry, turnMs, method } = this.#options;
+    this.#name = `anonymous-${randomUUID()}`;
+    const name = this.#name;
+    const deadline = { what: 'opening the stream', ms: batchTimeoutMs };
+    const key = await watched(db, signal, deadline, (session) =>
+      sql.openStream(session, name, queue.id, worker.id),
+    ).catch((error: unknown) => {
+      if (!(error instanceof DatabaseError && error.sqlState === FOREIGN_KEY_VIOLATION)) throw error;
+      throw error.constraint?.includes('worker')
+        ? new WorkerFencedError(workerName)
+        : new QueueNotFoundError(queue.name);
     });
     let copyRefused = false;
     const target: FlushTarget = {
@@ -72,22 +88,21 @@ export class StreamSink<T> implements Sink<T> {
       withVt: this.#withVt,
       batchTimeoutMs,
       method: (rows) => {
-        if (this.#options.method !== 'auto') return this.#options.method;
+        if (method !== 'auto') return method;
         return copyRefused || rows < COPY_FROM_ROWS ? 'insert' : 'copy';
       },
     };
-    this.#target = target;
+    this.#key = key;
     this.#sequence = new Sequence<Batch>((batch, turn) => flush(target, batch, turn), {
       signal,
       retry,
       turnMs,
       onRetry: (seq, attempt, error, delayMs) => onRetry({ seq, attempt, error, delayMs }),
       // Row-level security refuses COPY, not INSERT.
-      again: (error) => {
+      again: (batch, error) => {
         const refused = error instanceof DatabaseError && error.sqlState === FEATURE_NOT_SUPPORTED;
-        if (!refused || copyRefused || this.#options.method !== 'auto') return false;
-        copyRefused = true;
-        return true;
+        copyRefused ||= refused;
+        return refused && method === 'auto' && batch.method === 'copy';
       },
     });
   }
@@ -112,33 +127,45 @@ export class StreamSink<T> implements Sink<T> {
   }
 
   async close(): Promise<IngestProgress> {
-    const known = { committed: this.#committed, position: String(this.#committed) };
-    if (!this.#target) return known;
-    const { id, epoch } = this.#target.stream;
-    try {
-      const row = await withDeadline(
-        'closing the stream',
-        CLOSE_TIMEOUT_MS,
-        sql.closeStream(this.#target.db.urgent, id, epoch),
-      );
-      // The ledger knows even of a COMMIT whose answer was lost.
-      return row ? { committed: Number(row.position), position: row.position } : known;
-    } catch {
-      // The row is swept when its worker is dead.
-      return known;
+    const { db } = this.#options;
+    const committed = this.#inDoubt ? await this.#settle(this.#inDoubt) : this.#committed;
+    // A row that stays is swept when its worker is dead.
+    if (this.#name) await sql.deleteStream(db.urgent, this.#name).catch(() => undefined);
+    return { committed, position: String(committed) };
+  }
+
+  /** Whether the batch is in whose COMMIT was not answered: the ledger knows, once nothing can move it any more. */
+  async #settle(inDoubt: Transaction): Promise<number> {
+    const { db } = this.#options;
+    const { id, epoch } = this.#key as StreamKey;
+    for (const deadline = performance.now() + SETTLE_TIMEOUT_MS; performance.now() < deadline;) {
+      await endHalfDead(db, inDoubt);
+      try {
+        return Number((await sql.fenceStream(db.urgent, id, epoch)) ?? this.#committed);
+      } catch (error) {
+        if (!(error instanceof SluiceError && error.transient)) break;
+        await sleep(SETTLE_RETRY_MS);
+      }
     }
+    return this.#committed;
   }
 
   async #send(rows: Rows): Promise<CommittedBatch> {
     this.#position += rows.count;
     const batch = new Batch(rows, String(this.#position));
-    const seq = await (this.#sequence as Sequence<Batch>).send(batch);
-    this.#committed += rows.count;
-    this.#options.onCommit();
-    const committed = { seq, rows: rows.count, bytes: rows.bytes, method: batch.method, ms: batch.msByPhase };
-    rows.clear();
-    this.#spare.push(rows);
-    return committed;
+    try {
+      const seq = await (this.#sequence as Sequence<Batch>).send(batch);
+      this.#committed += rows.count;
+      this.#options.onCommit();
+      const { method, msByPhase: ms } = batch;
+      return { seq, rows: rows.count, bytes: rows.bytes, method, ms };
+    } catch (error) {
+      if (batch.commitSent) this.#inDoubt = batch.transaction;
+      throw error;
+    } finally {
+      rows.clear();
+      this.#spare.push(rows);
+    }
   }
 }
 

@@ -6,10 +6,8 @@ import type { Incarnation } from './workers.js';
 /** One batch's transaction on the server, named exactly: a process id alone may be somebody else's by now. */
 export interface Transaction {
   pid: number;
-  /** `now()` of the transaction, as text. */
-  startedAt: string;
-  /** The same as PostgreSQL sends a timestamptz in binary: microseconds since 2000, in hex. */
-  startedAtBinary: string;
+  /** `now()` of the transaction, in microseconds since 1970: exact, and the same in every TimeZone and DateStyle. */
+  startedAtMicros: string;
 }
 
 /**
@@ -29,7 +27,7 @@ export async function beginBatch(
      set local idle_in_transaction_session_timeout = ${idleTimeoutMs};
      set local lock_timeout = ${lockTimeoutMs};
      select ${session.schema}.sluice_pin(${literal(queueId)}, ${literal(worker.id)}, ${literal(worker.incarnation)}),
-       pg_backend_pid() as pid, now()::text as "startedAt", encode(timestamptz_send(now()), 'hex') as "startedAtBinary"`,
+       pg_backend_pid() as pid, (extract(epoch from now()) * 1000000)::int8::text as "startedAtMicros"`,
   );
 }
 
@@ -66,13 +64,13 @@ const INSERT_MESSAGES = statement(
 
 /** @param payloads a jsonb[] in binary format */
 export async function insertMessages(
-  session: Session,
+  on: Queryable,
   queueId: Id,
   workerId: Id,
   payloads: Buffer,
   delays: readonly number[] | null,
 ): Promise<void> {
-  await session.query(INSERT_MESSAGES(session.schema), [queueId, workerId, payloads, delays]);
+  await on.query(INSERT_MESSAGES(on.schema), [queueId, workerId, payloads, delays]);
 }
 
 export interface StreamKey {
@@ -80,29 +78,26 @@ export interface StreamKey {
   epoch: number;
 }
 
-/**
- * Moves the ledger to batch `seq` and commits, in one message: when the ledger refuses, the COMMIT is never reached.
- * @returns the tag of the last command, which is COMMIT only if the rows are in
- */
+/** Moves the ledger to batch `seq` and commits, in one message: when the ledger refuses, the COMMIT is never reached. */
 export async function advanceAndCommit(
   session: Session,
   stream: StreamKey,
   seq: number,
   position: string,
-): Promise<string | undefined> {
-  const tags = await session.script(
-    `select ${session.schema}.sluice_advance(${literal(stream.id)}, ${stream.epoch}, ${seq}, ${literal(position)}); commit`,
+): Promise<void> {
+  await session.commit(
+    `select ${session.schema}.sluice_advance(${literal(stream.id)}, ${stream.epoch}, ${seq}, ${literal(position)})`,
   );
-  return tags.at(-1);
 }
 
 /** Ends a backend if it is still in exactly that transaction. The same role may. */
 const END_TRANSACTION = statement(
   'end_transaction',
   () => `
-  select pg_terminate_backend(pid) from pg_catalog.pg_stat_activity where pid = $1 and xact_start = $2::timestamptz`,
+  select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity
+  where pid = $1 and extract(epoch from xact_start) * 1000000 = $2`,
 );
 
-export async function endTransaction(on: Queryable, { pid, startedAt }: Transaction): Promise<void> {
-  await on.query(END_TRANSACTION(on.schema), [pid, startedAt]);
+export async function endTransaction(on: Queryable, { pid, startedAtMicros }: Transaction): Promise<void> {
+  await on.query(END_TRANSACTION(on.schema), [pid, startedAtMicros]);
 }

@@ -17,7 +17,7 @@ const RELEASE_INSTALL_LOCK = statement(
   () => `select pg_advisory_unlock(hashtextextended('sluice install ' || $1, 0))`,
 );
 
-/** Asks without waiting: a statement that waits holds a snapshot, and CREATE INDEX CONCURRENTLY would wait for that. */
+/** Asks without waiting: a statement that waits holds a snapshot, for which CREATE INDEX CONCURRENTLY would wait in turn. */
 export async function tryInstallLock(
   on: Queryable,
   scope: 'transaction' | 'session',
@@ -31,14 +31,18 @@ export async function releaseInstallLock(on: Queryable, schemaName: string): Pro
   await on.query(RELEASE_INSTALL_LOCK(on.schema), [schemaName]);
 }
 
-export async function createSchema(on: Queryable): Promise<void> {
-  await on.query(`create schema if not exists ${on.schema}`);
+/** DDL gives up quickly, so that the queue's traffic does not pile up behind its wait for a lock. */
+export function lockTimeout(ms: number): string {
+  return `set local lock_timeout = ${ms}`;
 }
 
-/** DDL of an online install gives up quickly, so that the queue's traffic does not pile up behind its wait for a lock. */
-export function withLockTimeout(ms: number): string {
-  return `begin isolation level read committed; set local lock_timeout = ${ms}`;
+export function beginWithLockTimeout(ms: number): string {
+  return `begin isolation level read committed; ${lockTimeout(ms)}`;
 }
+
+/** An index built without blocking writers waits for all of them and takes its time: a role's time-outs would end it half-way. */
+export const SESSION_WITHOUT_TIMEOUTS = 'set statement_timeout = 0; set lock_timeout = 0';
+export const SESSION_AS_BEFORE = 'reset statement_timeout; reset lock_timeout';
 
 const COUNT_ORPHANS = statement(
   'count_orphans',
@@ -65,18 +69,4 @@ export interface Orphans {
 export async function countOrphans(on: Queryable): Promise<Orphans> {
   const [row] = await on.query<Orphans>(COUNT_ORPHANS(on.schema));
   return row as Orphans;
-}
-
-/** pgqrs' bookkeeping may hold migrations of another application: take our rows out, and the table only when empty. */
-const FORGET_PGQRS = statement(
-  'forget_pgqrs_migrations',
-  (s) => `
-  do $do$ begin
-    delete from ${s}._sqlx_migrations where version in (1, 2, 3, 4, 6);
-    if not exists (select from ${s}._sqlx_migrations) then drop table ${s}._sqlx_migrations; end if;
-  end $do$`,
-);
-
-export async function forgetPgqrsMigrations(on: Queryable): Promise<void> {
-  await on.query(FORGET_PGQRS(on.schema));
 }

@@ -7,17 +7,18 @@ const OPEN_STREAM = statement(
   (s) => `
   insert into ${s}.sluice_streams (name, queue_id, worker_id) values ($1, $2, $3) returning id::text, epoch::float8`,
 );
-/** Waits for a half-dead backend that holds the row: only then does it say what is committed. */
-const LOCK_STREAM = statement(
-  'lock_stream',
-  (s) => `
-  select epoch::float8, seq::float8, position from ${s}.sluice_streams where id = $1 for update`,
+const SELECT_STREAM = statement(
+  'select_stream',
+  (s) => `select epoch::float8, seq::float8, position from ${s}.sluice_streams where id = $1`,
 );
-const CLOSE_STREAM = statement(
-  'close_stream',
+/** Nothing of this run can commit afterwards, so what it answers is final. Asked twice it answers the same. */
+const FENCE_STREAM = statement(
+  'fence_stream',
   (s) => `
-  delete from ${s}.sluice_streams where id = $1 and epoch = $2 returning epoch::float8, seq::float8, position`,
+  update ${s}.sluice_streams set epoch = $2::bigint + 1 where id = $1 and epoch between $2 and $2::bigint + 1
+  returning position`,
 );
+const DELETE_STREAM = statement('delete_stream', (s) => `delete from ${s}.sluice_streams where name = $1`);
 
 /** What the ledger says: the last committed batch and the source position behind it. */
 export interface LedgerRow {
@@ -36,13 +37,18 @@ export async function openStream(
   return row as { id: Id; epoch: number };
 }
 
-export async function lockStream(on: Queryable, id: Id): Promise<LedgerRow | undefined> {
-  const [row] = await on.query<LedgerRow>(LOCK_STREAM(on.schema), [id]);
+export async function selectStream(on: Queryable, id: Id): Promise<LedgerRow | undefined> {
+  const [row] = await on.query<LedgerRow>(SELECT_STREAM(on.schema), [id]);
   return row;
 }
 
-/** @returns the row as it was at the end */
-export async function closeStream(on: Queryable, id: Id, epoch: number): Promise<LedgerRow | undefined> {
-  const [row] = await on.query<LedgerRow>(CLOSE_STREAM(on.schema), [id, epoch]);
-  return row;
+/** @returns the source position that the run had reached; nothing when its row is gone or another run has it */
+export async function fenceStream(on: Queryable, id: Id, epoch: number): Promise<string | undefined> {
+  const [row] = await on.query<{ position: string }>(FENCE_STREAM(on.schema), [id, epoch]);
+  return row?.position;
+}
+
+/** By name: whether the row was made, and with which id, may be unknown. */
+export async function deleteStream(on: Queryable, name: string): Promise<void> {
+  await on.query(DELETE_STREAM(on.schema), [name]);
 }

@@ -50,12 +50,17 @@ const DELETE_WORKER = statement(
   'delete_worker',
   (s) => `delete from ${s}.pgqrs_workers where id = $1 returning id`,
 );
-/** Ledger rows of anonymous streams whose process is gone: its worker stopped, or silent for an hour. */
+/**
+ * Ledger rows of anonymous streams whose process is gone: its worker stopped, or silent for longer than any heartbeat
+ * interval. A row that a half-dead backend still holds is left for the next sweep: registering must not wait for it.
+ */
 const SWEEP_STREAMS = statement(
   'sweep_streams',
   (s) => `
-  delete from ${s}.sluice_streams using ${s}.pgqrs_workers w
-  where w.id = worker_id and (w.status = 'stopped' or w.heartbeat_at < now() - interval '1 hour')`,
+  delete from ${s}.sluice_streams where id in (
+    select t.id from ${s}.sluice_streams t join ${s}.pgqrs_workers w on w.id = t.worker_id
+    where w.status = 'stopped' or w.heartbeat_at < now() - interval '1 day'
+    for update of t skip locked)`,
 );
 
 /** One life of a worker: its row and when it started. */

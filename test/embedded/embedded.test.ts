@@ -1,9 +1,10 @@
-import { type ChildProcess, fork } from 'node:child_process';
+import { type ChildProcess, execFileSync, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import pg from 'pg';
 import { expect, onTestFinished, test } from 'vitest';
@@ -20,7 +21,8 @@ test('a server starts, keeps its promises of durability, and leaves nothing behi
   await server.stop();
   await server.stop();
   expect(alive(server.pid)).toBe(false);
-  expect(existsSync(dataDir)).toBe(false);
+  expect(existsSync(dirname(dataDir))).toBe(false);
+  await expect(setting(server.url, 'port')).rejects.toThrow('ECONNREFUSED');
 });
 
 test('two servers run side by side', async () => {
@@ -59,6 +61,48 @@ test('a wrong setting is refused in the words of the server', async () => {
   });
 });
 
+test('a server whose log is silent starts all the same', async () => {
+  await using server = await startEmbedded({ settings: { log_min_messages: 'panic' } });
+  expect(await setting(server.url, 'log_min_messages')).toBe('panic');
+});
+
+test("variables of the environment that are a client's defaults do not reach the server", async () => {
+  process.env.PGCLIENTENCODING = 'no such encoding';
+  onTestFinished(() => {
+    delete process.env.PGCLIENTENCODING;
+  });
+  const server = await startEmbedded();
+  delete process.env.PGCLIENTENCODING;
+  onTestFinished(() => server.stop());
+  expect(await setting(server.url, 'server_encoding')).toBe('UTF8');
+});
+
+test('a port that is taken is refused with what to do', async () => {
+  const squatter = createServer().listen(0, '127.0.0.1');
+  onTestFinished(() => void squatter.close());
+  await once(squatter, 'listening');
+  const { port } = squatter.address() as { port: number };
+  await expect(startEmbedded({ port })).rejects.toMatchObject({
+    code: 'EMBEDDED_SERVER',
+    message: expect.stringContaining('choose another port') as string,
+  });
+});
+
+test('settings that options decide on are refused', async () => {
+  await expect(startEmbedded({ settings: { port: '1' } })).rejects.toMatchObject({ code: 'INVALID_OPTION' });
+  await expect(startEmbedded({ port: 0 })).rejects.toMatchObject({ code: 'INVALID_OPTION' });
+});
+
+test('a folder with other things in it is refused and left as it is', async () => {
+  const dataDir = await temporaryFolder();
+  await chmod(dataDir, 0o755);
+  await writeFile(join(dataDir, 'holiday.jpg'), '');
+  const before = await stat(dataDir);
+  await expect(startEmbedded({ dataDir })).rejects.toThrow('holiday.jpg');
+  const { mode, uid } = await stat(dataDir);
+  expect({ mode, uid }).toEqual({ mode: before.mode, uid: before.uid });
+});
+
 test('a data folder that cannot be made is an error', async () => {
   const file = join(await temporaryFolder(), 'file');
   await writeFile(file, '');
@@ -66,38 +110,115 @@ test('a data folder that cannot be made is an error', async () => {
 });
 
 test('a program that is killed leaves neither a server nor its folder behind', async () => {
-  const { parent, pid, dataDir } = await programWithServer();
+  const { parent, pid, home } = await programWithServer();
   parent.kill('SIGKILL');
   await eventually('the postmaster is gone', () => !alive(pid), 20_000);
-  await eventually('the data folder is gone', () => !existsSync(dataDir), 20_000);
+  await eventually('the folder is gone', () => !existsSync(home), 20_000);
+});
+
+test.each(['running bootstrap script', 'performing post-bootstrap', 'starting PostgreSQL'])(
+  'a program that is killed at "%s" leaves nothing behind either',
+  async (moment) => {
+    const tmp = await temporaryFolder();
+    await chmod(tmp, 0o711); // for the server's own user, if we are root
+    const parent = program(tmp);
+    await within(
+      30_000,
+      moment,
+      said(parent, ({ line }) => line?.includes(moment)),
+    );
+    const [home] = (await readdir(tmp)).filter(isHome);
+    expect(home).toBeDefined();
+    parent.kill('SIGKILL');
+    await eventually('all processes are gone', () => !processesOf(join(tmp, home!)), 20_000);
+    await eventually('the folder is gone', async () => !(await readdir(tmp)).some(isHome), 20_000);
+  },
+);
+
+test('a program need not stop its server to come to its end', async () => {
+  const { parent, pid, home } = await programWithServer('leave');
+  if (parent.exitCode === null) await within(20_000, 'the program ends', once(parent, 'exit'));
+  expect(parent.exitCode).toBe(0);
+  await eventually('the postmaster is gone', () => !alive(pid), 20_000);
+  await eventually('the folder is gone', () => !existsSync(home), 20_000);
+});
+
+test('when its guardian is killed, the program ends the server itself', async () => {
+  const server = await startEmbedded();
+  const dataDir = await setting(server.url, 'data_directory');
+  const guardian = Number(
+    execFileSync('ps', ['-o', 'ppid=', '-p', String(server.pid)], { encoding: 'utf8' }),
+  );
+  expect(guardian).not.toBe(process.pid);
+  process.kill(guardian, 'SIGKILL');
+  await eventually('the postmaster is gone', () => !alive(server.pid), 20_000);
+  await within(20_000, 'stop() resolves', server.stop());
+  expect(existsSync(dirname(dataDir))).toBe(false);
 });
 
 test('Ctrl-C reaches the program, not the server, which the program then stops', async () => {
-  const { parent, pid, dataDir } = await programWithServer();
+  const { parent, pid, home } = await programWithServer();
   const exited = once(parent, 'exit');
-  process.kill(-(parent.pid ?? 0), 'SIGINT'); // the whole process group, as a terminal does
+  process.kill(-parent.pid!, 'SIGINT'); // the whole process group, as a terminal does
   const [code] = (await within(20_000, 'the program ends', exited)) as [number];
   expect(code).toBe(0);
   expect(alive(pid)).toBe(false);
-  expect(existsSync(dataDir)).toBe(false);
+  expect(existsSync(home)).toBe(false);
 });
 
-async function programWithServer(): Promise<{ parent: ChildProcess; pid: number; dataDir: string }> {
-  const parent = fork(fileURLToPath(new URL('./fixture-parent.ts', import.meta.url)), {
+interface Said {
+  pid?: number;
+  url?: string;
+  line?: string;
+}
+
+async function programWithServer(
+  ...args: string[]
+): Promise<{ parent: ChildProcess; pid: number; home: string }> {
+  const tmp = await temporaryFolder();
+  await chmod(tmp, 0o711);
+  const parent = program(tmp, ...args);
+  const { pid } = await within(
+    30_000,
+    'the program starts',
+    said(parent, (what) => what.url),
+  );
+  const [home] = (await readdir(tmp)).filter(isHome);
+  return { parent, pid: pid!, home: join(tmp, home ?? '') };
+}
+
+function program(tmp: string, ...args: string[]): ChildProcess {
+  const parent = fork(fileURLToPath(new URL('./fixture-parent.ts', import.meta.url)), args, {
     execArgv: ['--import', 'tsx'],
     detached: true,
+    env: { ...process.env, TMPDIR: tmp },
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   });
   onTestFinished(() => void parent.kill('SIGKILL'));
-  const [{ pid, url }] = (await within(30_000, 'the program starts', once(parent, 'message'))) as [
-    { pid: number; url: string },
-  ];
-  return { parent, pid, dataDir: await setting(url, 'data_directory') };
+  return parent;
+}
+
+function said(parent: ChildProcess, wanted: (what: Said) => unknown): Promise<Said> {
+  return new Promise((resolve, reject) => {
+    parent.on('message', (what: Said) => {
+      if (wanted(what)) resolve(what);
+    });
+    parent.once('close', (code, signal) => reject(new Error(`the program ended: ${code ?? signal}`)));
+  });
+}
+
+function isHome(name: string): boolean {
+  return /^pg-sluice-[0-9a-f]{16}$/.test(name);
+}
+
+/** Whether a program runs that was given the folder. */
+function processesOf(folder: string): boolean {
+  return execFileSync('ps', ['-Awwo', 'args='], { encoding: 'utf8' }).includes(folder);
 }
 
 async function temporaryFolder(): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'embedded-test-'));
-  onTestFinished(() => rm(folder, { recursive: true, force: true }));
+  onTestFinished(() => rm(folder, { recursive: true, force: true, maxRetries: 5 }));
   return folder;
 }
 

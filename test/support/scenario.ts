@@ -1,9 +1,11 @@
 import { onTestFinished } from 'vitest';
 import {
+  type ConfigOptions,
   connect,
-  type ConnectOptions,
   type Consumer,
+  type ConsumerOptions,
   type Producer,
+  type ProducerOptions,
   type Queue,
   type Sluice,
 } from '../../src/index.js';

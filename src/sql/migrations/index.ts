@@ -1,19 +1,20 @@
 import { PGQRS_TABLES } from './pgqrs-tables.js';
 import { PHYSICS } from './physics.js';
 import type { Piece } from './piece.js';
-import { version } from './piece.js';
+import { schema, version } from './piece.js';
 import { ROUTINES } from './routines.js';
 import { SLUICE_TABLES } from './sluice-tables.js';
 import { TRIGGERS } from './triggers.js';
 
 export { type Catalogue, readCatalogue } from './catalogue.js';
-export { type Piece, runsAlone } from './piece.js';
+export { inTransaction, type Piece, runsAlone } from './piece.js';
 
 /** Version that this library installs and understands. */
 export const VERSION = 1;
 
 /** The whole schema, in the order of its making: guards stand before the foreign keys go that they replace. */
 export const PIECES: readonly Piece[] = [
+  schema(),
   ...PGQRS_TABLES,
   ...SLUICE_TABLES,
   ...ROUTINES,

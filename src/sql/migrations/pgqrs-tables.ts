@@ -1,10 +1,51 @@
 import type { Piece } from './piece.js';
 import { bookkeeping, table, type } from './piece.js';
 
+/** pgqrs' migrations: version (there is no 5), description, SHA-384 of the file. */
+const MIGRATIONS: readonly (readonly [version: number, description: string, checksum: string])[] = [
+  [
+    1,
+    'create worker status enum',
+    'd2c9fdceef8a50d25d477ad3591c44d22523e3796c5d89f2185cdbbad5b744b50f4d33835e8282787566b2e72a92ed30',
+  ],
+  [
+    2,
+    'create queue table',
+    '0e249be0fa88e93f2389598a7846b14d2222e920125411f9c5b2a45ee7e4e502d0f66cec66ebf072519e63b9633c3839',
+  ],
+  [
+    3,
+    'create worker table',
+    '4a8661ec5994583653419ede0358f6ebdd1afc7007badc2df474cb61453a0c06c95c787770cf74902ae350991cc5eb59',
+  ],
+  [
+    4,
+    'create messages table',
+    'a6fb1fcb94e74fffd5d4a4a8167e6a79c494a169659fa29fb3d5a4ccdef5905b7387372875471eb7d9b6c23b19687fed',
+  ],
+  [
+    6,
+    'create workflow tables',
+    '6df4919f0208ce174be4aef9e8752615426a1346b1f641a4de5389254b68d92da14a27c58e61aa81207d7263c61b9723',
+  ],
+];
+const CHECKSUMS = new Map(MIGRATIONS.map(([version, , checksum]) => [String(version), checksum]));
+
+const MIGRATIONS_TABLE = table(
+  '_sqlx_migrations',
+  () => `
+    version bigint primary key,
+    description text not null,
+    installed_on timestamptz not null default now(),
+    success boolean not null,
+    checksum bytea not null,
+    execution_time bigint not null`,
+);
+
 /**
  * The tables of pgqrs 0.15.2 and 0.15.3: same names, columns, types and enum labels, so that its clients work on them.
  * What is left out on purpose: the foreign keys from and to pgqrs_messages (triggers.ts guards instead)
- * and pgqrs' secondary indexes on it (indexes.ts has ours).
+ * and pgqrs' secondary indexes on it (physics.ts has ours).
  */
 export const PGQRS_TABLES: readonly Piece[] = [
   type('worker_status', ['ready', 'polling', 'suspended', 'interrupted', 'stopped']),
@@ -92,40 +133,16 @@ export const PGQRS_TABLES: readonly Piece[] = [
     unique (run_id, step_name)`,
   ),
 
-  // pgqrs' install() decides by these rows alone; with them it is a no-op. Version 5 does not exist.
-  table(
-    '_sqlx_migrations',
-    () => `
-    version bigint primary key,
-    description text not null,
-    installed_on timestamptz not null default now(),
-    success boolean not null,
-    checksum bytea not null,
-    execution_time bigint not null`,
-  ),
-  bookkeeping(
-    1,
-    'create worker status enum',
-    'd2c9fdceef8a50d25d477ad3591c44d22523e3796c5d89f2185cdbbad5b744b50f4d33835e8282787566b2e72a92ed30',
-  ),
-  bookkeeping(
-    2,
-    'create queue table',
-    '0e249be0fa88e93f2389598a7846b14d2222e920125411f9c5b2a45ee7e4e502d0f66cec66ebf072519e63b9633c3839',
-  ),
-  bookkeeping(
-    3,
-    'create worker table',
-    '4a8661ec5994583653419ede0358f6ebdd1afc7007badc2df474cb61453a0c06c95c787770cf74902ae350991cc5eb59',
-  ),
-  bookkeeping(
-    4,
-    'create messages table',
-    'a6fb1fcb94e74fffd5d4a4a8167e6a79c494a169659fa29fb3d5a4ccdef5905b7387372875471eb7d9b6c23b19687fed',
-  ),
-  bookkeeping(
-    6,
-    'create workflow tables',
-    '6df4919f0208ce174be4aef9e8752615426a1346b1f641a4de5389254b68d92da14a27c58e61aa81207d7263c61b9723',
-  ),
+  // pgqrs' install() decides by these rows alone; with them it is a no-op.
+  {
+    ...MIGRATIONS_TABLE,
+    // It may hold migrations of another application too.
+    remove: (found) =>
+      Object.entries(found.pgqrsMigrations).every(
+        ([version, { checksum }]) => CHECKSUMS.get(version) === checksum,
+      )
+        ? (MIGRATIONS_TABLE.remove?.(found) ?? [])
+        : [],
+  },
+  ...MIGRATIONS.map(([version, description, checksum]) => bookkeeping(version, description, checksum)),
 ];

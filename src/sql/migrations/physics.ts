@@ -4,7 +4,7 @@ import { index, storage, withoutForeignKey, withoutIndex } from './piece.js';
 /** Indexes, and what must go because it costs on every row. */
 export const PHYSICS: readonly Piece[] = [
   // The order of delivery is exactly this index.
-  index('sluice_messages_due', 'pgqrs_messages', '(queue_id, vt, id) where archived_at is null'),
+  index('sluice_messages_due', 'pgqrs_messages', 'using btree (queue_id, vt, id) where archived_at is null'),
   // A full queue turns all its rows over within minutes: vacuum by count, not by a fifth of the table, and never nap.
   storage('pgqrs_messages', {
     autovacuum_vacuum_scale_factor: '0.02',
@@ -17,8 +17,8 @@ export const PHYSICS: readonly Piece[] = [
   withoutForeignKey('pgqrs_messages', 'pgqrs_queues'),
   withoutForeignKey('pgqrs_messages', 'pgqrs_workers'),
   withoutForeignKey('pgqrs_workflow_runs', 'pgqrs_messages'),
-  withoutIndex('pgqrs_messages', ['queue_id', 'vt', 'enqueued_at', 'id']),
-  withoutIndex('pgqrs_messages', ['consumer_worker_id']),
-  withoutIndex('pgqrs_messages', ['queue_id', 'archived_at']),
-  withoutIndex('pgqrs_messages', ['producer_worker_id']),
+  withoutIndex('pgqrs_messages', 'idx_pgqrs_messages_hot_path'),
+  withoutIndex('pgqrs_messages', 'idx_pgqrs_messages_consumer_worker_id_active'),
+  withoutIndex('pgqrs_messages', 'idx_pgqrs_messages_archived_at'),
+  withoutIndex('pgqrs_messages', 'idx_pgqrs_messages_producer_worker_id'),
 ];

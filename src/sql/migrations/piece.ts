@@ -1,21 +1,39 @@
+import { literal } from '../../db.js';
 import type { Catalogue } from './catalogue.js';
+import { columnsOf, keysOf, referencesOf } from './table-body.js';
 
 /**
  * One thing that the schema must have, or must not have. `install()` mends what differs, `verify()` reports it:
  * both ask the same question of the same pieces, so that they can't disagree.
  */
 export interface Piece {
+  /** The table that it belongs to: while that is missing there is nothing to say about it and nothing to do. */
+  on?: string;
   /** What is wrong, in words for a person; nothing when all is well. */
   differs(found: Catalogue): string | undefined;
-  /** Statements that set it right; none when that would touch somebody's data. */
-  mend(schema: string, found: Catalogue): readonly string[];
+  /** Statements that set it right; none when only a person can, since somebody's data is at stake. */
+  mend(found: Catalogue): readonly string[];
   /** Statements that remove it, for `uninstall()`. */
-  remove?(schema: string): readonly string[];
+  remove?(found: Catalogue): readonly string[];
 }
 
-/** An index that is built without blocking writers cannot be built inside a transaction. */
+const CONCURRENTLY = /^((?:create|drop) index) concurrently /;
+
+/** An index that is built or dropped without blocking writers: not possible inside a transaction. */
 export function runsAlone(sql: string): boolean {
-  return sql.includes(' index concurrently ');
+  return CONCURRENTLY.test(sql);
+}
+
+/** The same inside a transaction, for tables that nobody uses yet. */
+export function inTransaction(sql: string): string {
+  return sql.replace(CONCURRENTLY, '$1 ');
+}
+
+export function schema(): Piece {
+  return {
+    differs: (found) => (found.schemaExists ? undefined : `schema ${found.schema} is missing`),
+    mend: (found) => [`create schema ${found.schema}`],
+  };
 }
 
 export function type(name: string, labels: readonly string[]): Piece {
@@ -25,184 +43,219 @@ export function type(name: string, labels: readonly string[]): Piece {
       const missing = labels.filter((label) => !types[name]?.includes(label));
       return missing.length === 0 ? undefined : `type ${name} has no label ${missing.join(', ')}`;
     },
-    mend: (schema, { types }) =>
-      types[name]
-        ? []
-        : [`create type ${schema}.${name} as enum (${labels.map((label) => `'${label}'`).join(', ')})`],
-    remove: (schema) => [`drop type if exists ${schema}.${name}`],
+    mend: ({ schema, types }) =>
+      types[name] ? [] : [`create type ${schema}.${name} as enum (${labels.map(literal).join(', ')})`],
+    remove: ({ schema, types }) => (types[name] ? [`drop type ${schema}.${name}`] : []),
   };
 }
 
-/** @param body the lines between the parentheses of CREATE TABLE, one column or table constraint each */
+/**
+ * A table that is there but different is left to a person: it belongs to another version, or somebody changed it.
+ * @param body the lines between the parentheses of CREATE TABLE, one column or table constraint each
+ */
 export function table(name: string, body: (schema: string) => string): Piece {
-  const expected = columnsOf(body('s'));
+  const columns = Object.entries(columnsOf(body('s')));
+  const keys = keysOf(body('s'));
+  const references = referencesOf(body('s'));
   return {
-    differs: ({ tables }) => {
-      const columns = tables[name];
-      if (!columns) return `table ${name} is missing`;
-      const wrong = Object.entries(expected)
-        .filter(([column, typeName]) => columns[column] !== typeName)
-        .map(([column, typeName]) =>
-          columns[column]
-            ? `column ${name}.${column} is of type ${columns[column]}, not ${typeName}`
-            : `column ${name}.${column} (${typeName}) is missing`,
-        );
+    differs: (found) => {
+      const present = found.tables[name];
+      if (!present) return `table ${name} is missing`;
+      const wrong = [
+        ...columns.map(([column, expected]) => {
+          const is = present[column];
+          if (!is) return `column ${name}.${column} (${expected.type}) is missing`;
+          if (is.type !== expected.type)
+            return `column ${name}.${column} is of type ${is.type}, not ${expected.type}`;
+          if (expected.filled && !is.filled) return `column ${name}.${column} has no default`;
+          return expected.required && !is.required ? `column ${name}.${column} allows null` : undefined;
+        }),
+        // A missing column has taken its keys along.
+        ...keys
+          .filter((key) => key.every((column) => present[column]))
+          .map((key) => key.join(', '))
+          .filter((key) => !found.keys[name]?.includes(key))
+          .map((key) => `table ${name} has no unique key on (${key})`),
+        ...references
+          .filter(([column, target]) => present[column] && foreignKeys(found, name, target).length === 0)
+          .map(([, target]) => `foreign key from ${name} to ${target} is missing`),
+      ].filter((finding) => finding !== undefined);
       return wrong.length === 0 ? undefined : wrong.join('; ');
     },
-    mend: (schema, { tables }) => (tables[name] ? [] : [`create table ${schema}.${name} (${body(schema)})`]),
-    remove: (schema) => [`drop table if exists ${schema}.${name}`],
+    mend: ({ schema, tables }) => (tables[name] ? [] : [`create table ${schema}.${name} (${body(schema)})`]),
+    remove: ({ schema, tables }) => (tables[name] ? [`drop table ${schema}.${name}`] : []),
   };
 }
 
 /** A nullable column of ours on a table of pgqrs'. */
-export function column(tableName: string, name: string, typeName: 'smallint'): Piece {
+export function column(on: string, name: string, typeName: 'smallint'): Piece {
   return {
-    differs: ({ tables }) =>
-      tables[tableName]?.[name] ? undefined : `column ${tableName}.${name} is missing`,
-    mend: (schema) => [`alter table ${schema}.${tableName} add column if not exists ${name} ${typeName}`],
+    on,
+    differs: ({ tables }) => {
+      const is = tables[on]?.[name];
+      if (!is) return `column ${on}.${name} is missing`;
+      return is.type === 'int2' ? undefined : `column ${on}.${name} is of type ${is.type}, not int2`;
+    },
+    mend: ({ schema, tables }) =>
+      tables[on]?.[name] ? [] : [`alter table ${schema}.${on} add column ${name} ${typeName}`],
   };
 }
 
-export function index(name: string, tableName: string, definition: string): Piece {
-  const entry = ({ indexes }: Catalogue) => indexes.find((found) => found.name === name);
+/** @param definition what stands behind the table's name, as the server prints it */
+export function index(name: string, on: string, definition: string): Piece {
   return {
-    differs: (found) => {
-      if (!entry(found)) return `index ${name} is missing`;
-      return entry(found)?.valid ? undefined : `index ${name} is invalid: its build was interrupted`;
+    on,
+    differs: ({ schema, indexes }) => {
+      const is = indexes[name];
+      if (!is) return `index ${name} is missing`;
+      if (!is.valid) return `index ${name} is invalid: its build was interrupted`;
+      return same(is.definition, `create index ${name} on ${schema}.${on} ${definition}`)
+        ? undefined
+        : `index ${name} is not this version's`;
     },
-    mend: (schema, found) => [
-      ...(entry(found) ? [`drop index concurrently if exists ${schema}.${name}`] : []),
-      `create index concurrently ${name} on ${schema}.${tableName} ${definition}`,
+    mend: ({ schema, indexes }) => [
+      ...(indexes[name] ? [`drop index concurrently ${schema}.${name}`] : []),
+      `create index concurrently ${name} on ${schema}.${on} ${definition}`,
     ],
   };
 }
 
-/** An index of pgqrs' that costs on every write and that no query of ours needs. */
-export function withoutIndex(tableName: string, columns: readonly string[]): Piece {
-  const surplus = ({ indexes }: Catalogue) =>
-    indexes.filter((found) => found.table === tableName && found.columns.join() === columns.join());
+/** An index of pgqrs' that costs on every write and that no query of ours needs. By its name: others are the user's own. */
+export function withoutIndex(on: string, name: string): Piece {
   return {
-    differs: (found) =>
-      surplus(found).length === 0
-        ? undefined
-        : `index on ${tableName} (${columns.join(', ')}) is still there: it slows every write`,
-    mend: (schema, found) =>
-      surplus(found).map(({ name }) => `drop index concurrently if exists ${schema}.${quote(name)}`),
+    on,
+    differs: ({ indexes }) =>
+      indexes[name] ? `index ${name} of pgqrs is still there: it slows every write` : undefined,
+    mend: ({ schema }) => [`drop index concurrently ${schema}.${name}`],
   };
 }
 
-/** A foreign key of pgqrs' that checks row by row what triggers.ts checks once per statement. */
-export function withoutForeignKey(tableName: string, references: string): Piece {
-  const surplus = ({ foreignKeys }: Catalogue) =>
-    foreignKeys.filter((found) => found.table === tableName && found.references === references);
+/** A foreign key of pgqrs' that checks row by row what triggers.ts checks once per statement. By its tables: names vary. */
+export function withoutForeignKey(on: string, references: string): Piece {
   return {
+    on,
     differs: (found) =>
-      surplus(found).length === 0
+      foreignKeys(found, on, references).length === 0
         ? undefined
-        : `foreign key from ${tableName} to ${references} is still there: it checks every row`,
-    mend: (schema, found) =>
-      surplus(found).map(
-        ({ name }) => `alter table ${schema}.${tableName} drop constraint if exists ${quote(name)}`,
+        : `foreign key from ${on} to ${references} is still there: it checks every row`,
+    mend: (found) =>
+      foreignKeys(found, on, references).map(
+        ({ name }) => `alter table ${found.schema}.${on} drop constraint ${quote(name)}`,
       ),
   };
 }
 
-/** @param body the function's source, compared character by character by `verify()` */
-export function routine(name: string, signature: string, body: (schema: string) => string): Piece {
-  // The body names the schema, so the comparison puts a mark in its place.
-  const plain = (source: string | undefined) =>
-    source?.replace(/("(?:[^"]|"")+"|\w+)\.(?=(pgqrs|sluice)_)/g, '').trim();
-  const expected = plain(body('s'));
+/**
+ * @param args as the server prints them: `name type, …` with its own names of the types
+ * @param attributes what stands between the arguments and the body, as the server prints it
+ * @param body compared character by character
+ */
+export function routine(
+  name: string,
+  args: string,
+  attributes: string,
+  body: (schema: string) => string,
+): Piece {
+  const signature = `${name}(${args})`;
+  const head = (schema: string) =>
+    `create or replace function ${schema}.${signature} ${attributes} set search_path to 'pg_catalog', 'pg_temp'`;
   return {
-    differs: ({ functions }) => {
-      if (functions[name] === undefined) return `function ${name} is missing`;
-      return plain(functions[name]) === expected ? undefined : `function ${name} is not this version's`;
+    differs: ({ schema, functions }) => {
+      const is = functions[signature];
+      if (!is) return `function ${name} is missing`;
+      return same(is.head, head(schema)) && is.body === body(schema)
+        ? undefined
+        : `function ${name} is not this version's`;
     },
-    mend: (schema) => [
-      `create or replace function ${schema}.${name}${signature} set search_path = pg_catalog, pg_temp as $body$${body(schema)}$body$`,
-    ],
-    remove: (schema) => [`drop function if exists ${schema}.${name}`],
+    // No dollar quotes: a schema's name may contain any of them.
+    mend: ({ schema }) => [`${head(schema)} as ${literal(body(schema))}`],
+    remove: ({ schema, functions }) => (functions[signature] ? [`drop function ${schema}.${signature}`] : []),
   };
 }
 
-/** @param definition what stands between the name and EXECUTE FUNCTION */
+/** @param definition what stands between the name and EXECUTE FUNCTION, as the server prints it */
 export function trigger(
   name: string,
-  tableName: string,
+  on: string,
   calls: string,
-  definition: (on: string) => string,
+  definition: (onTable: string) => string,
 ): Piece {
+  const found = ({ triggers }: Catalogue) => triggers[`${on}.${name}`];
+  const create = (schema: string) =>
+    `create trigger ${name} ${definition(`on ${schema}.${on}`)} execute function ${schema}.${calls}()`;
+  const drop = (schema: string) => `drop trigger ${name} on ${schema}.${on}`;
   return {
-    differs: ({ triggers }) =>
-      triggers[`${tableName}.${name}`] === calls
+    on,
+    differs: (catalogue) => {
+      const is = found(catalogue);
+      if (!is) return `trigger ${name} on ${on} is missing`;
+      if (!is.enabled) return `trigger ${name} on ${on} is disabled`;
+      return same(is.definition, create(catalogue.schema))
         ? undefined
-        : `trigger ${name} on ${tableName} is missing or disabled`,
-    mend: (schema) => [
-      `drop trigger if exists ${name} on ${schema}.${tableName}`,
-      `create trigger ${name} ${definition(`on ${schema}.${tableName}`)} execute function ${schema}.${calls}()`,
-    ],
-    remove: (schema) => [`drop trigger if exists ${name} on ${schema}.${tableName}`],
+        : `trigger ${name} on ${on} is not this version's`;
+    },
+    mend: (catalogue) => [...(found(catalogue) ? [drop(catalogue.schema)] : []), create(catalogue.schema)],
+    remove: (catalogue) => (found(catalogue) ? [drop(catalogue.schema)] : []),
   };
 }
 
-export function storage(tableName: string, settings: Readonly<Record<string, string>>): Piece {
+export function storage(on: string, settings: Readonly<Record<string, string>>): Piece {
   const pairs = Object.entries(settings).map(([name, value]) => `${name}=${value}`);
+  const missing = (found: Catalogue) => pairs.filter((pair) => !found.settings[on]?.includes(pair));
   return {
-    differs: (found) => {
-      const missing = pairs.filter((pair) => !found.settings[tableName]?.includes(pair));
-      return missing.length === 0 ? undefined : `table ${tableName} lacks the setting ${missing.join(', ')}`;
-    },
-    mend: (schema) => [`alter table ${schema}.${tableName} set (${pairs.join(', ')})`],
+    on,
+    differs: (found) =>
+      missing(found).length === 0 ? undefined : `table ${on} lacks the setting ${missing(found).join(', ')}`,
+    mend: ({ schema }) => [`alter table ${schema}.${on} set (${pairs.join(', ')})`],
   };
 }
 
 /** A row of pgqrs' migration bookkeeping: version, description, SHA-384 of its migration file. */
 export function bookkeeping(version: number, description: string, checksum: string): Piece {
   return {
-    differs: ({ pgqrsVersions }) => {
-      const found = pgqrsVersions[version];
-      if (found === undefined) return `pgqrs migration ${version} is not in _sqlx_migrations`;
-      return found === checksum
+    on: '_sqlx_migrations',
+    differs: ({ pgqrsMigrations }) => {
+      const is = pgqrsMigrations[version];
+      if (!is) return `pgqrs migration ${version} is not in _sqlx_migrations`;
+      if (!is.success) return `pgqrs migration ${version} (${description}) failed half-way`;
+      return is.checksum === checksum
         ? undefined
         : `pgqrs migration ${version} (${description}) has another checksum: installed by a pgqrs other than 0.15.2 or 0.15.3`;
     },
-    mend: (schema, { pgqrsVersions }) =>
-      pgqrsVersions[version] === undefined
-        ? [
+    mend: ({ schema, pgqrsMigrations }) =>
+      pgqrsMigrations[version]
+        ? []
+        : [
             `insert into ${schema}._sqlx_migrations (version, description, success, checksum, execution_time)
-             values (${version}, '${description}', true, '\\x${checksum}', 0) on conflict (version) do nothing`,
-          ]
+             values (${version}, ${literal(description)}, true, '\\x${checksum}', 0) on conflict (version) do nothing`,
+          ],
+    remove: ({ schema, pgqrsMigrations }) =>
+      pgqrsMigrations[version]?.checksum === checksum
+        ? [`delete from ${schema}._sqlx_migrations where version = ${version}`]
         : [],
   };
 }
 
-/** Which schema version of ours is in place; an older library must not touch a newer schema. */
+/** Which schema version of ours is in place: the last piece, so that it says that all others are. */
 export function version(number: number, name: string): Piece {
   return {
+    on: 'sluice_migrations',
     differs: ({ sluiceVersion }) =>
       sluiceVersion >= number ? undefined : `migration ${number} (${name}) of pg-sluice is not finished`,
-    mend: (schema) => [
-      `insert into ${schema}.sluice_migrations (version, name) values (${number}, '${name}') on conflict (version) do nothing`,
+    mend: ({ schema }) => [
+      `insert into ${schema}.sluice_migrations (version, name) values (${number}, ${literal(name)})`,
     ],
   };
 }
 
-/** pg_type's names for the type words of our CREATE TABLE statements. */
-const TYPE_NAMES: Record<string, string> = {
-  bigserial: 'int8',
-  bigint: 'int8',
-  int: 'int4',
-  smallint: 'int2',
-  boolean: 'bool',
-};
+function foreignKeys(found: Catalogue, from: string, to: string): Catalogue['foreignKeys'] {
+  return found.foreignKeys.filter((key) => key.table === from && key.references === to);
+}
 
-function columnsOf(body: string): Record<string, string> {
-  const columns: Record<string, string> = {};
-  for (const line of body.trim().split(/,\n\s*/)) {
-    const match = /^(\w+) (?:s\.)?(\w+)/.exec(line);
-    if (match?.[1] && match[2] && match[1] !== 'unique') columns[match[1]] = TYPE_NAMES[match[2]] ?? match[2];
-  }
-  return columns;
+/** Whether two definitions are the same but for the server's parentheses, quotes, blanks and capitals. */
+function same(one: string, other: string): boolean {
+  const bare = (definition: string) => definition.toLowerCase().replace(/["()\s]/g, '');
+  return bare(one) === bare(other);
 }
 
 function quote(identifier: string): string {

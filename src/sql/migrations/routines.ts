@@ -5,28 +5,34 @@ import { RAISED } from '../statement.js';
 /** Functions that a batch calls. */
 export const ROUTINES: readonly Piece[] = [
   // What a foreign key does for every row, once per transaction: the queue and the worker (in the incarnation that the
-  // caller knows) cannot be deleted before this transaction ends. SECURITY DEFINER because FOR KEY SHARE asks for an
+  // caller knows) cannot be deleted before this transaction ends. First the worker, then the queue: whoever deletes both
+  // must do so in that order, so that the two can't deadlock. SECURITY DEFINER because FOR KEY SHARE asks for an
   // UPDATE privilege that a producer's role should not have.
   routine(
     'sluice_pin',
-    '(queue bigint, worker bigint, incarnation timestamptz) returns void language plpgsql security definer',
+    'queue bigint, worker bigint, incarnation timestamp with time zone',
+    'returns void language plpgsql security definer',
     (s) => `
 begin
-  perform from ${s}.pgqrs_queues q where q.id = queue for key share;
-  if not found then
-    raise exception 'queue % is gone', queue using errcode = '${RAISED.queueGone}';
-  end if;
   perform from ${s}.pgqrs_workers w where w.id = worker and w.started_at = incarnation for key share;
-  if not found then
+  if found then
+    perform from ${s}.pgqrs_queues q where q.id = queue for key share;
+    if found then
+      return;
+    end if;
+  end if;
+  if exists (select from ${s}.pgqrs_queues q where q.id = queue) then
     raise exception 'worker % is gone or another incarnation', worker using errcode = '${RAISED.workerGone}';
   end if;
+  raise exception 'queue % is gone', queue using errcode = '${RAISED.queueGone}';
 end`,
   ),
 
   // The last statement before COMMIT. Raising makes a COMMIT that was sent along a ROLLBACK: no batch commits twice.
   routine(
     'sluice_advance',
-    '(stream bigint, run bigint, batch bigint, reached text) returns void language plpgsql',
+    'stream bigint, run bigint, batch bigint, reached text',
+    'returns void language plpgsql',
     (s) => `
 begin
   update ${s}.sluice_streams set seq = batch, position = reached, updated_at = now()

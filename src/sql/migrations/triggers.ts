@@ -19,7 +19,8 @@ const READ_COMMITTED_ONLY = `
 export const TRIGGERS: readonly Piece[] = [
   routine(
     'sluice_queues_gone',
-    '() returns trigger language plpgsql security definer',
+    '',
+    'returns trigger language plpgsql security definer',
     (s) => `
 begin${READ_COMMITTED_ONLY}
   if exists (select from ${s}.pgqrs_messages m join gone on gone.id = m.queue_id) then
@@ -32,7 +33,8 @@ end`,
 
   routine(
     'sluice_workers_gone',
-    '() returns trigger language plpgsql security definer',
+    '',
+    'returns trigger language plpgsql security definer',
     (s) => `
 begin${READ_COMMITTED_ONLY}
   if exists (select from ${s}.pgqrs_messages m join gone on gone.id = m.producer_worker_id)
@@ -46,7 +48,8 @@ end`,
 
   routine(
     'sluice_messages_gone',
-    '() returns trigger language plpgsql security definer',
+    '',
+    'returns trigger language plpgsql security definer',
     (s) => `
 begin
   if exists (select from ${s}.pgqrs_workflow_runs r join gone on gone.id = r.message_id) then
@@ -60,9 +63,10 @@ end`,
   // TRUNCATE fires no delete trigger; it holds the table exclusively, so a look afterwards is enough.
   routine(
     'sluice_truncated',
-    '() returns trigger language plpgsql security definer',
+    '',
+    'returns trigger language plpgsql security definer',
     (s) => `
-begin
+begin${READ_COMMITTED_ONLY}
   if tg_table_name = 'pgqrs_messages' and exists (select from ${s}.pgqrs_workflow_runs)
     or tg_table_name <> 'pgqrs_messages' and exists (select from ${s}.pgqrs_messages) then
     raise exception 'rows still refer to %', tg_table_name using errcode = '23503';
@@ -76,13 +80,10 @@ end`,
 
   routine(
     'sluice_check_message',
-    '() returns trigger language plpgsql security definer',
+    '',
+    'returns trigger language plpgsql security definer',
     (s) => `
 begin
-  perform from ${s}.pgqrs_queues q where q.id = new.queue_id for key share;
-  if not found then
-    raise exception 'queue % does not exist', new.queue_id using errcode = '23503';
-  end if;
   if new.producer_worker_id is not null then
     perform from ${s}.pgqrs_workers w where w.id = new.producer_worker_id for key share;
     if not found then
@@ -94,6 +95,10 @@ begin
     if not found then
       raise exception 'worker % does not exist', new.consumer_worker_id using errcode = '23503';
     end if;
+  end if;
+  perform from ${s}.pgqrs_queues q where q.id = new.queue_id for key share;
+  if not found then
+    raise exception 'queue % does not exist', new.queue_id using errcode = '23503';
   end if;
   return null;
 end`,
@@ -111,15 +116,18 @@ end`,
     (on) => `after update of queue_id, producer_worker_id, consumer_worker_id ${on} for each row when (
       new.queue_id <> old.queue_id or new.producer_worker_id is distinct from old.producer_worker_id
       or (new.consumer_worker_id is not null and new.consumer_worker_id is distinct from old.consumer_worker_id
-        and new.origin is not distinct from old.origin))`,
+        and not new.origin is distinct from old.origin))`,
   ),
 
+  // Consumers delete messages at whatever isolation their database defaults to, where sluice_messages_gone may not see
+  // this run yet. A lock would not stop them; a new version of the message does: their delete waits, and then fails.
   routine(
     'sluice_check_run',
-    '() returns trigger language plpgsql security definer',
+    '',
+    'returns trigger language plpgsql security definer',
     (s) => `
 begin
-  perform from ${s}.pgqrs_messages m where m.id = new.message_id for key share;
+  update ${s}.pgqrs_messages m set origin = origin where m.id = new.message_id;
   if not found then
     raise exception 'message % does not exist', new.message_id using errcode = '23503';
   end if;
@@ -132,6 +140,20 @@ end`,
     'sluice_check_run',
     (on) => `after insert or update of message_id ${on} for each row`,
   ),
+
+  // Nobody changes an id; who did would leave behind what refers to it.
+  routine(
+    'sluice_id_fixed',
+    '',
+    'returns trigger language plpgsql security definer',
+    () => `
+begin
+  raise exception 'the id of a row of % cannot change', tg_table_name using errcode = '23503';
+end`,
+  ),
+  trigger('sluice_id_fixed', 'pgqrs_queues', 'sluice_id_fixed', afterIdChange),
+  trigger('sluice_id_fixed', 'pgqrs_workers', 'sluice_id_fixed', afterIdChange),
+  trigger('sluice_id_fixed', 'pgqrs_messages', 'sluice_id_fixed', afterIdChange),
 ];
 
 function afterDelete(on: string): string {
@@ -140,4 +162,8 @@ function afterDelete(on: string): string {
 
 function afterTruncate(on: string): string {
   return `after truncate ${on} for each statement`;
+}
+
+function afterIdChange(on: string): string {
+  return `after update of id ${on} for each row when (new.id <> old.id)`;
 }

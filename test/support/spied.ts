@@ -1,0 +1,25 @@
+import pg from 'pg';
+import { onTestFinished } from 'vitest';
+import { connect } from '../../src/index.js';
+import type { Scenario } from './scenario.js';
+
+/** A Sluice over a pool that keeps the names of our statements. */
+export async function spied(s: Scenario, settings: { pollIntervalMs?: number } = {}) {
+  const pool = new pg.Pool({ connectionString: s.url, max: 4 });
+  const statements: string[] = [];
+  pool.on('connect', (client) => {
+    const query = client.query.bind(client) as (...args: unknown[]) => unknown;
+    client.query = ((...args: unknown[]) => {
+      const name = /sluice:(\w+)/.exec(String(args[0]))?.[1];
+      if (name) statements.push(name);
+      return query(...args);
+    }) as typeof client.query;
+  });
+  const sluice = await connect({ pool, schema: s.schema, ...settings });
+  onTestFinished(async () => {
+    await sluice.close();
+    await pool.end();
+  });
+  const count = (name: string) => statements.filter((found) => found === name).length;
+  return { sluice, pool, count };
+}
