@@ -5,7 +5,7 @@ import process from 'node:process';
 const [failedStep, ...reports] = process.argv.slice(2);
 const sum = { passed: 0, failed: failedStep === '0' ? 0 : 1, skipped: 0 };
 for (const report of reports) {
-  const { numPassedTests, numFailedTests, numPendingTests, numTodoTests } = JSON.parse(readFileSync(report, 'utf8'));
+  const { numPassedTests, numFailedTests, numPendingTests, numTodoTests } = read(report);
   sum.passed += numPassedTests;
   sum.failed += numFailedTests;
   sum.skipped += numPendingTests + numTodoTests;
@@ -13,3 +13,11 @@ for (const report of reports) {
 if (sum.passed === 0) sum.failed += 1;
 process.stdout.write(`\n${sum.passed} passed, ${sum.failed} failed, ${sum.skipped} skipped\n`);
 process.exitCode = sum.failed === 0 ? 0 : 1;
+
+/**
+ * @param {string} file
+ * @returns {Record<'numPassedTests' | 'numFailedTests' | 'numPendingTests' | 'numTodoTests', number>}
+ */
+function read(file) {
+  return JSON.parse(readFileSync(file, 'utf8'));
+}

@@ -1,6 +1,12 @@
 export { Admin } from './admin.js';
 export { Config, type ConfigLoadOptions, type ConfigOptions, type ConfigValues } from './config.js';
-export { connect, type ConnectOptions, type ConnectWithPool, type ListenOptions, type Sluice } from './connect.js';
+export {
+  connect,
+  type ConnectOptions,
+  type ConnectWithPool,
+  type ListenOptions,
+  type Sluice,
+} from './connect.js';
 export {
   Consumer,
   type ConsumerCreateOptions,
