@@ -14,10 +14,9 @@ if (sum.passed === 0) sum.failed += 1;
 process.stdout.write(`\n${sum.passed} passed, ${sum.failed} failed, ${sum.skipped} skipped\n`);
 process.exitCode = sum.failed === 0 ? 0 : 1;
 
-/**
- * @param {string} file
- * @returns {Record<'numPassedTests' | 'numFailedTests' | 'numPendingTests' | 'numTodoTests', number>}
- */
+/** @param {string} file */
 function read(file) {
-  return JSON.parse(readFileSync(file, 'utf8'));
+  /** @type {Record<'numPassedTests' | 'numFailedTests' | 'numPendingTests' | 'numTodoTests', number>} */
+  const report = JSON.parse(readFileSync(file, 'utf8'));
+  return report;
 }
