@@ -16,7 +16,7 @@ process.exitCode = sum.failed === 0 ? 0 : 1;
 
 /** @param {string} file */
 function read(file) {
-  /** @type {Record<'numPassedTests' | 'numFailedTests' | 'numPendingTests' | 'numTodoTests', number>} */
-  const report = JSON.parse(readFileSync(file, 'utf8'));
-  return report;
+  return /** @type {Record<'numPassedTests' | 'numFailedTests' | 'numPendingTests' | 'numTodoTests', number>} */ (
+    JSON.parse(readFileSync(file, 'utf8'))
+  );
 }

@@ -4,6 +4,11 @@ export interface IngestProgress {
   committed: number;
   /** Source position of the last committed row. */
   position: string;
+  /**
+   * Set when the server could not be asked about the last batch, because it stayed away after the COMMIT was sent:
+   * that one batch may be in the queue too, behind the `committed` rows.
+   */
+  inDoubt?: true;
 }
 
 /** Base of every error that pg-sluice throws. `code` is stable across releases: switch on it, not on the message. */

@@ -128,14 +128,22 @@ export class StreamSink<T> implements Sink<T> {
 
   async close(): Promise<IngestProgress> {
     const { db } = this.#options;
-    const committed = this.#inDoubt ? await this.#settle(this.#inDoubt) : this.#committed;
+    const settled = this.#inDoubt ? await this.#settle(this.#inDoubt) : this.#committed;
     // A row that stays is swept when its worker is dead.
     if (this.#name) await sql.deleteStream(db.urgent, this.#name).catch(() => undefined);
-    return { committed, position: String(committed) };
+    const committed = settled ?? this.#committed;
+    return {
+      committed,
+      position: String(committed),
+      ...(settled === undefined && { inDoubt: true as const }),
+    };
   }
 
-  /** Whether the batch is in whose COMMIT was not answered: the ledger knows, once nothing can move it any more. */
-  async #settle(inDoubt: Transaction): Promise<number> {
+  /**
+   * How many rows are in when the last COMMIT was not answered: the ledger knows, once nothing can move it any more.
+   * @returns nothing when the server stays away
+   */
+  async #settle(inDoubt: Transaction): Promise<number | undefined> {
     const { db } = this.#options;
     const { id, epoch } = this.#key as StreamKey;
     for (const deadline = performance.now() + SETTLE_TIMEOUT_MS; performance.now() < deadline;) {
@@ -147,7 +155,7 @@ export class StreamSink<T> implements Sink<T> {
         await sleep(SETTLE_RETRY_MS);
       }
     }
-    return this.#committed;
+    return undefined;
   }
 
   async #send(rows: Rows): Promise<CommittedBatch> {
