@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { expect, test } from 'vitest';
+import { channelOf } from '../src/doorbell.js';
 import type { Message } from '../src/index.js';
 import { startChild } from './support/child-process.js';
 import { eventually, within } from './support/eventually.js';
@@ -72,41 +73,29 @@ test('a lease of ours that expires comes back on time, with nothing to announce 
   }
 });
 
-test('a wake in the middle of a claim is not missed', async () => {
+test.each(['claim_messages', 'next_due'])('a wake in the middle of a %s is not missed', async (statement) => {
   const s = await scenario();
-  const { sluice, pool } = await spied(s, PATIENT);
+  const { sluice, answered } = await spied(s, PATIENT);
   const consumer = await sluice.consumer('work');
   const producer = await s.producer();
-  // Every claim answers late: what is committed and announced meanwhile is not in its snapshot.
-  let claims = 0;
-  const session = pool.connect.bind(pool) as unknown as () => Promise<{
-    query: (...args: unknown[]) => unknown;
-  }>;
-  const late = async () => {
-    const client = await session();
-    const query = client.query.bind(client);
-    client.query = async (...args: unknown[]) => {
-      client.query = query;
-      const answer = await query(...args);
-      if (String(args[0]).includes('sluice:claim_messages') && ++claims === 2) {
-        await producer.ingest(numbered(1));
-        await producer.close(); // with its last notification
-      }
-      return answer;
-    };
-    return client;
-  };
   const listening = once(consumer, 'listening');
   const stream = consumer.messages<{ n: number }>();
   const message = once(stream, 'data') as Promise<[Item]>;
   await listening;
-  (pool as { connect: unknown }).connect = late;
-  claims = 1;
-  await s.pool.query(`select pg_notify($1, '')`, [
-    (await import('../src/doorbell.js')).channelOf(s.schema, s.queue.id),
-  ]);
+  // The answer is on its way when the message is committed and announced: it does not know of it.
+  answered(statement, async () => {
+    await producer.ingest(numbered(1));
+    await producer.close(); // with its last notification
+    await eventually('the notification', () => heard === 2);
+  });
+  const channel = channelOf(s.schema, s.queue.id);
+  const client = await s.pool.connect();
+  let heard = 0;
+  client.on('notification', () => heard++);
+  await client.query(`listen ${channel}`);
+  await client.query(`select pg_notify('${channel}', '')`);
   expect((await within(5_000, 'the message', message))[0].payload.n).toBe(0);
-  (pool as { connect: unknown }).connect = session;
+  client.release(true);
   stream.destroy();
 });
 

@@ -223,6 +223,18 @@ test('leaving a for await waits until everything is back', async () => {
   expect(back).toBe(true);
 });
 
+test('what was given back on destroy can no longer be read', async () => {
+  const queue = new Queue(5);
+  const stream = new MessageStream<number>(queue, 5);
+  const inHand = once(stream, 'readable');
+  await inHand;
+  expect(stream.readableLength).toBe(1);
+  stream.destroy();
+  expect(stream.read()).toBeNull();
+  await once(stream, 'close');
+  expect(queue.givenBack).toEqual([0, 1, 2, 3, 4]);
+});
+
 test('destroying it from elsewhere ends a for await without an error', async () => {
   const queue = new Queue(1);
   const stream = new MessageStream<number>(queue, 10);
