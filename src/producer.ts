@@ -32,8 +32,8 @@ export interface WritableOptions<T> extends Partial<BatchOptions> {
    */
   delaySeconds?: number | ((item: T) => number);
   /**
-   * How batches are sent. `auto` takes binary COPY, or an INSERT for small batches and where COPY is refused
-   * (row-level security). @default 'auto'
+   * How batches are sent. `auto` takes binary COPY, or an INSERT where the server refuses COPY (row-level security).
+   * @default 'auto'
    */
   method?: FlushMethod | 'auto';
   /** How often a batch that failed for a passing reason is sent again before the stream fails. @default 10 */

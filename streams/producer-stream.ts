@@ -82,8 +82,8 @@ const EventfulWritable = Writable as unknown as new (
   options?: WritableOptions,
 ) => Writable & ProducerStreamEvents;
 
-/** Synchronous callbacks for ever would starve timers, the heartbeat's among them. */
-const YIELD_EVERY = 1_024;
+/** Synchronous callbacks for ever would starve timers, and the sockets of batches in flight: their round trips wait. */
+const YIELD_EVERY = 128;
 
 type Callback = (error?: Error | null) => void;
 

@@ -4,7 +4,7 @@ import { withBench } from '../harness/bench.js';
 import { orders } from '../harness/orders.js';
 import { interleave, median } from '../harness/rounds.js';
 
-const SIZES = [1, 10, 100, 1_000, 5_000, 20_000];
+const SIZES = [1, 10, 25, 50, 100, 200, 500, 1_000, 5_000, 20_000];
 
 /** Which batch size, with which method, and from which size on is COPY faster than INSERT (the switch of `auto`)? */
 export async function batchSize({ rows, rounds }: { rows: number; rounds: number }): Promise<void> {

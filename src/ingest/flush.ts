@@ -42,8 +42,8 @@ export interface FlushTarget {
   stream: sql.StreamKey & { name: string };
   /** Whether rows carry `vt`. */
   withVt: boolean;
-  /** How a batch of so many rows is sent. */
-  method(rows: number): FlushMethod;
+  /** How batches are sent from now on. */
+  method: FlushMethod;
   batchTimeoutMs: number;
 }
 
@@ -91,7 +91,7 @@ async function attempt(
   turn.begun();
   clock('begin');
 
-  batch.method = target.method(batch.rows.count);
+  batch.method = target.method;
   await transfer(target, batch, session, batch.transaction);
   clock('transfer');
 

@@ -34,10 +34,6 @@ export interface StreamSinkOptions<T> {
   turnMs: number;
 }
 
-/**
- * From so many rows on, COPY beats the array INSERT; see benchmarks/README.md (method crossover).
- */
-const COPY_FROM_ROWS = 100;
 /** pgqrs' delays are unsigned 32-bit seconds. */
 const MAX_DELAY_SECONDS = 4_294_967_295;
 const FEATURE_NOT_SUPPORTED = '0A000';
@@ -78,7 +74,6 @@ export class StreamSink<T> implements Sink<T> {
         ? new WorkerFencedError(workerName)
         : new QueueNotFoundError(queue.name);
     });
-    let copyRefused = false;
     const target: FlushTarget = {
       db,
       queue,
@@ -87,10 +82,8 @@ export class StreamSink<T> implements Sink<T> {
       stream: { ...key, name },
       withVt: this.#withVt,
       batchTimeoutMs,
-      method: (rows) => {
-        if (method !== 'auto') return method;
-        return copyRefused || rows < COPY_FROM_ROWS ? 'insert' : 'copy';
-      },
+      // COPY is the faster one for batches of every size, even of one row: benchmarks/README.md.
+      method: method === 'auto' ? 'copy' : method,
     };
     this.#key = key;
     this.#sequence = new Sequence<Batch>((batch, turn) => flush(target, batch, turn), {
@@ -101,8 +94,9 @@ export class StreamSink<T> implements Sink<T> {
       // Row-level security refuses COPY, not INSERT.
       again: (batch, error) => {
         const refused = error instanceof DatabaseError && error.sqlState === FEATURE_NOT_SUPPORTED;
-        copyRefused ||= refused;
-        return refused && method === 'auto' && batch.method === 'copy';
+        if (!refused || method !== 'auto' || batch.method === 'insert') return false;
+        target.method = 'insert';
+        return true;
       },
     });
   }
