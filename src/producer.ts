@@ -76,11 +76,16 @@ export class Producer extends Worker {
    */
   static async create({ pool, queue, config, ...options }: ProducerCreateOptions): Promise<Producer> {
     const { maxPayloadBytes, heartbeatIntervalSeconds } = config;
-    return Producer.open(Db.over(pool, config.schema), queue, {
-      maxPayloadBytes,
-      heartbeatIntervalSeconds,
-      ...options,
-    });
+    const db = Db.over(pool, config.schema);
+    try {
+      const settings = { maxPayloadBytes, heartbeatIntervalSeconds, ...options };
+      const producer = await Producer.open(db, queue, settings);
+      producer.once('closed', () => void db.close());
+      return producer;
+    } catch (error) {
+      await db.close();
+      throw error;
+    }
   }
 
   /** @internal for connect(), which shares one Db */

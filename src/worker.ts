@@ -8,6 +8,7 @@ import {
   DatabaseError,
   InvalidStateTransitionError,
   QueueNotFoundError,
+  SchemaNotInstalledError,
   WorkerAlreadyActiveError,
   WorkerFencedError,
 } from './errors.js';
@@ -234,6 +235,9 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     try {
       // One step: whether it was suspended before, nobody could have seen.
       if (!this.#fenced) await sql.moveWorker(this.db.urgent, this.#self, RUNNING, 'stopped');
+    } catch (error) {
+      // After an uninstall() there is no registration left either.
+      if (!(error instanceof SchemaNotInstalledError)) throw error;
     } finally {
       this.#status = 'stopped';
       this.emit('closed');

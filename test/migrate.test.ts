@@ -4,6 +4,7 @@ import { describe, expect, onTestFinished, test } from 'vitest';
 import {
   Admin,
   Config,
+  connect,
   DatabaseError,
   PermissionDeniedError,
   Producer,
@@ -90,6 +91,36 @@ describe('install', () => {
     expect(before.length).toBeGreaterThan(100);
     await here.admin.install();
     expect(await catalogue(here)).toEqual(before);
+  });
+
+  test('works in public, the default schema of a new database, and so does everything after it', async () => {
+    const database = `test_${randomBytes(6).toString('hex')}`;
+    const server = freshSchema();
+    await server.pool.query(`create database ${database}`);
+    onTestFinished(async () => {
+      await server.pool.query(`drop database if exists ${database} with (force)`);
+      await server.drop();
+    });
+    const url = new URL(server.url);
+    url.pathname = database;
+    const sluice = await connect(url.href);
+    onTestFinished(() => sluice.close().catch(() => undefined));
+    await sluice.admin.install();
+    await sluice.admin.install();
+    await sluice.admin.verify();
+    await sluice.admin.createQueue('work');
+    await (await sluice.producer('work')).ingest(numbered(3));
+    expect(await (await sluice.consumer('work')).dequeueMany(5)).toHaveLength(3);
+    await sluice.admin.uninstall();
+  });
+
+  test('does not depend on what the search_path of the session shows', async () => {
+    const here = await installed();
+    const url = new URL(here.url);
+    url.searchParams.set('options', `-c search_path=${here.schema},public`);
+    const admin = await here.another(url.href);
+    await admin.verify();
+    await admin.install();
   });
 
   test('eight processes may install an empty schema at once', async () => {

@@ -4,7 +4,7 @@ import pg from 'pg';
 import { expect, onTestFinished, test } from 'vitest';
 import { Admin, Config, connect, Producer, SluiceError } from '../src/index.js';
 import { databaseUrl, freshSchema } from './support/database.js';
-import { within } from './support/eventually.js';
+import { eventually, within } from './support/eventually.js';
 import { numbered, scenario } from './support/scenario.js';
 import { numbers } from './ingest/support.js';
 
@@ -23,16 +23,22 @@ test('ingest() takes sync and async iterables and says what it did', async () =>
   expect(await test.delivered()).toEqual(numbers(300));
 });
 
-test('a producer over a pool of the caller’s uses it, and leaves it open', async () => {
+test('a producer over a pool of the caller’s uses it, and leaves it open and nothing else behind', async () => {
   const test = await scenario();
-  const pool = new pg.Pool({ connectionString: test.url, max: 3 });
-  onTestFinished(() => pool.end());
+  const pool = new pg.Pool({ connectionString: test.url, max: 3, application_name: `own-${test.schema}` });
   const config = Config.fromDsnWithSchema(test.url, test.schema);
   const producer = await Producer.create({ pool, queue: test.queue, config });
   await producer.ingest(numbered(10));
   await producer.close();
   expect((await pool.query('select 1')).rowCount).toBe(1);
   expect(await test.count()).toBe(10);
+  await pool.end();
+  const left = async () => {
+    const connections = 'select from pg_stat_activity where application_name = $1';
+    return (await test.pool.query(connections, [`own-${test.schema}`])).rowCount;
+  };
+  // Sooner than an idle client would end by itself.
+  await eventually('no connection is left', async () => (await left()) === 0, 5_000);
 });
 
 const PASSWORD = 'hunter2-very-secret';

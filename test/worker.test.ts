@@ -387,3 +387,11 @@ test('registering sweeps the ledger rows of dead workers, and never those of liv
   );
   expect(rows.map(({ name }) => name)).toEqual(['held', 'late', 'live', 'named']);
 });
+
+test('a worker of a schema that was uninstalled meanwhile closes like any other', async () => {
+  const { sluice, producer } = await scenario();
+  const worker = await producer();
+  await sluice.admin.uninstall();
+  await within(10_000, 'close', worker.close());
+  await within(10_000, 'close', sluice.close());
+});

@@ -21,8 +21,8 @@ export interface Catalogue {
   foreignKeys: { name: string; table: string; references: string }[];
   /** Our functions by name and arguments: what stands before the body, and the body. */
   functions: Record<string, { head: string; body: string }>;
-  /** Our triggers, as `table.name`. */
-  triggers: Record<string, { definition: string; enabled: boolean }>;
+  /** Our triggers, as `table.name`; `calls` names a function of our schema. */
+  triggers: Record<string, { definition: string; calls: string | null; enabled: boolean }>;
   /** Storage settings per table, as `name=value`. */
   settings: Record<string, string[]>;
   /** Rows of pgqrs' bookkeeping by version, with their checksums in hex. */
@@ -84,7 +84,10 @@ const READ_CATALOGUE = statement(
       from pg_catalog.pg_proc p join home on p.pronamespace = home.oid
       where p.prokind = 'f' and p.proname ~ '^sluice_') as functions,
     (select coalesce(jsonb_object_agg(c.relname || '.' || t.tgname, jsonb_build_object(
-        'definition', pg_catalog.pg_get_triggerdef(t.oid), 'enabled', t.tgenabled in ('O', 'A'))), '{}')
+        -- The function's name would be qualified or not, as the session's search_path has it.
+        'definition', split_part(pg_catalog.pg_get_triggerdef(t.oid), ' EXECUTE FUNCTION ', 1),
+        'calls', (select p.proname from pg_catalog.pg_proc p join home on p.pronamespace = home.oid where p.oid = t.tgfoid),
+        'enabled', t.tgenabled in ('O', 'A'))), '{}')
       from relations c join pg_catalog.pg_trigger t on t.tgrelid = c.oid and not t.tgisinternal
       where t.tgname ~ '^sluice_') as triggers,
     (select coalesce(jsonb_object_agg(relname, to_jsonb(reloptions)), '{}')

@@ -181,8 +181,8 @@ export function trigger(
   definition: (onTable: string) => string,
 ): Piece {
   const found = ({ triggers }: Catalogue) => triggers[`${on}.${name}`];
-  const create = (schema: string) =>
-    `create trigger ${name} ${definition(`on ${schema}.${on}`)} execute function ${schema}.${calls}()`;
+  const head = (schema: string) => `create trigger ${name} ${definition(`on ${schema}.${on}`)}`;
+  const create = (schema: string) => `${head(schema)} execute function ${schema}.${calls}()`;
   const drop = (schema: string) => `drop trigger ${name} on ${schema}.${on}`;
   return {
     on,
@@ -190,7 +190,7 @@ export function trigger(
       const is = found(catalogue);
       if (!is) return `trigger ${name} on ${on} is missing`;
       if (!is.enabled) return `trigger ${name} on ${on} is disabled`;
-      return same(is.definition, create(catalogue.schema))
+      return same(is.definition, head(catalogue.schema)) && is.calls === calls
         ? undefined
         : `trigger ${name} on ${on} is not this version's`;
     },
