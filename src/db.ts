@@ -1,8 +1,8 @@
 import pg from 'pg';
 import { copyIn } from './copy-in.js';
-import { deferred, orAbort } from './deferred.js';
+import { orAbort } from './deferred.js';
 import { driverError } from './driver-error.js';
-import { ClosedError, DatabaseError, TimeoutError } from './errors.js';
+import { ClosedError, DatabaseError } from './errors.js';
 
 /** What runs one statement: the database, or one session of it. */
 export interface Queryable {
@@ -226,17 +226,6 @@ export class Session implements Queryable {
 /** A value as an SQL literal, for the few scripts that must travel in one message. */
 export function literal(value: string): string {
   return pg.escapeLiteral(value);
-}
-
-/** Rejects with a TimeoutError when `promise` is not settled after `ms`. */
-export async function withDeadline<T>(what: string, ms: number, promise: Promise<T>): Promise<T> {
-  const late = deferred<never>();
-  const timer = setTimeout(() => late.reject(new TimeoutError(what, ms)), ms);
-  try {
-    return await Promise.race([promise, late.promise]);
-  } finally {
-    clearTimeout(timer);
-  }
 }
 
 async function run<Row>(

@@ -1,3 +1,5 @@
+import { TimeoutError } from './errors.js';
+
 /** A promise that is settled from outside. (`Promise.withResolvers` needs Node 22.) */
 export interface Deferred<T> {
   promise: Promise<T>;
@@ -30,5 +32,16 @@ export async function orAbort<T>(promise: Promise<T>, signal: AbortSignal | unde
     return await Promise.race([promise, aborted.promise]);
   } finally {
     signal.removeEventListener('abort', onAbort);
+  }
+}
+
+/** Rejects with a TimeoutError when `promise` is not settled after `ms`. */
+export async function withDeadline<T>(what: string, ms: number, promise: Promise<T>): Promise<T> {
+  const late = deferred<never>();
+  const timer = setTimeout(() => late.reject(new TimeoutError(what, ms)), ms);
+  try {
+    return await Promise.race([promise, late.promise]);
+  } finally {
+    clearTimeout(timer);
   }
 }

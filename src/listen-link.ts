@@ -2,8 +2,7 @@ import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { ClientConfig } from 'pg';
 import pgListen, { type Subscriber } from 'pg-listen';
-import { withDeadline } from './db.js';
-import { type Deferred, deferred, orAbort } from './deferred.js';
+import { type Deferred, deferred, orAbort, withDeadline } from './deferred.js';
 import { driverError } from './driver-error.js';
 import { ConnectionError } from './errors.js';
 
