@@ -47,7 +47,7 @@ export interface MessagesOptions extends LeaseOptions {
    * many are handled. @default 100
    */
   prefetch?: number;
-  /** Ends the stream at once when it aborts. */
+  /** Ends the stream at once when it aborts: with an AbortError whose `cause` is the signal's reason. */
   signal?: AbortSignal;
 }
 

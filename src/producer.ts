@@ -44,7 +44,7 @@ export interface WritableOptions<T> extends Partial<BatchOptions> {
   retryMaxMs?: number;
   /** Longest time for one try of one batch, in ms; then its connection is cut and the batch sent again. @default 30000 */
   batchTimeoutMs?: number;
-  /** Ends the stream at once when it aborts. */
+  /** Ends the stream at once when it aborts: with an AbortError whose `cause` is the signal's reason. */
   signal?: AbortSignal;
 }
 

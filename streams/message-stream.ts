@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { Readable } from 'node:stream';
+import { endOnAbort } from './end-on-abort.js';
 
 /** Where messages come from. Functions only: the stream knows neither client nor SQL. */
 export interface MessageSource<M> {
@@ -35,12 +36,11 @@ export class MessageStream<M> extends Readable {
   constructor(
     private readonly source: MessageSource<M>,
     private readonly prefetch: number,
-    private readonly signal?: AbortSignal,
+    signal?: AbortSignal,
   ) {
     // Asks for one at a time, and only when a reader does: so what it has in hand is known.
     super({ objectMode: true, highWaterMark: 0 });
-    signal?.addEventListener('abort', this.#onAbort, { once: true });
-    if (signal?.aborted) process.nextTick(this.#onAbort);
+    endOnAbort(signal, this);
   }
 
   override async *[Symbol.asyncIterator](): NodeJS.AsyncIterator<M> {
@@ -66,7 +66,6 @@ export class MessageStream<M> extends Readable {
   }
 
   override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
-    this.signal?.removeEventListener('abort', this.#onAbort);
     this.#ending.abort(error ?? new Error('the stream was destroyed'));
     void this.#close().then(
       () => callback(error),
@@ -121,8 +120,4 @@ export class MessageStream<M> extends Readable {
     await Promise.all([this.#filling, unread.length > 0 ? this.source.giveBack(unread) : undefined]);
     this.source.close();
   }
-
-  readonly #onAbort = () => {
-    this.destroy(this.signal?.reason as Error);
-  };
 }

@@ -1,6 +1,7 @@
-import { addAbortSignal, Writable, type WritableOptions } from 'node:stream';
+import { Writable, type WritableOptions } from 'node:stream';
 import pLimit from 'p-limit';
 import { ClosedError, type IngestProgress, SluiceError } from '../src/errors.js';
+import { endOnAbort } from './end-on-abort.js';
 
 /** A batch: takes items until the stream sends it. */
 export interface FillingBatch<T> {
@@ -113,7 +114,7 @@ export class ProducerStream<T> extends EventfulWritable {
   ) {
     super({ objectMode: true });
     this.#limit = pLimit(options.concurrency);
-    if (signal) addAbortSignal(signal, this);
+    endOnAbort(signal, this);
   }
 
   get stats(): IngestStats {

@@ -1,6 +1,7 @@
-import { addAbortSignal, Transform, type TransformCallback } from 'node:stream';
+import { Transform, type TransformCallback } from 'node:stream';
 import { integer, number } from '../src/check.js';
 import { InvalidOptionError } from '../src/errors.js';
+import { endOnAbort } from './end-on-abort.js';
 import { TokenBucket } from './token-bucket.js';
 
 export interface RateLimitOptions {
@@ -35,9 +36,7 @@ export function rateLimit({ perSecond, burst = 1, signal }: RateLimitOptions): T
   number('rateLimit.perSecond', perSecond);
   if (perSecond <= 0) throw new InvalidOptionError('rateLimit.perSecond', 'above 0', `${perSecond}`);
   integer('rateLimit.burst', burst, { min: 1 });
-  const stream = new RateLimit(new TokenBucket({ perSecond, burst }));
-  // Not through Transform's own option: it would destroy the stream before our fields exist if it has aborted already.
-  return signal ? addAbortSignal(signal, stream) : stream;
+  return endOnAbort(signal, new RateLimit(new TokenBucket({ perSecond, burst })));
 }
 
 class RateLimit extends Transform {

@@ -253,7 +253,7 @@ describe('an abort', () => {
   test('before the start ends the stream without a claim', async () => {
     const queue = new Queue(5);
     const stream = new MessageStream<number>(queue, 5, AbortSignal.abort(new Error('never mind')));
-    await expect(finished(stream as Readable)).rejects.toThrow('never mind');
+    await expect(finished(stream as Readable)).rejects.toMatchObject(aborted('never mind'));
     expect(queue.limits).toEqual([]);
     expect(queue.closed).toBe(1);
   });
@@ -266,7 +266,7 @@ describe('an abort', () => {
     stream.on('readable', () => undefined);
     await eventually('a claim', () => queue.limits.length === 1);
     controller.abort(new Error('enough'));
-    const over = expect(finished(stream as Readable)).rejects.toThrow('enough');
+    const over = expect(finished(stream as Readable)).rejects.toMatchObject(aborted('enough'));
     await new Promise((resolve) => setImmediate(resolve));
     queue.answer();
     await over;
@@ -283,7 +283,7 @@ describe('an abort', () => {
     })();
     await eventually('a wait', () => queue.empties.length === 1);
     controller.abort(new Error('enough'));
-    await expect(within(1_000, 'the reader', reading)).rejects.toThrow('enough');
+    await expect(within(1_000, 'the reader', reading)).rejects.toMatchObject(aborted('enough'));
     expect(queue.closed).toBe(1);
   });
 
@@ -324,3 +324,8 @@ test('a claim that fails for good ends the stream with its error', async () => {
   if (!stream.closed) await once(stream, 'close');
   expect(queue.closed).toBe(1);
 });
+
+/** The error of a stream that a signal ended. */
+function aborted(reason: string) {
+  return { name: 'AbortError', cause: { message: reason } };
+}
