@@ -93,7 +93,7 @@ test('a load rings after its commits, far less often than it commits, and always
   const test = await scenario();
   const heard = await listening(test);
   const producer = await test.producer();
-  const { batches } = await producer.ingest(numbered(3_000), { batchSize: 10 });
+  const { batches } = await producer.ingest(numbered(3_000), { batchSize: 10, lingerMs: 60_000 });
   await producer.close();
   expect(batches).toBe(300);
   await eventually('a notification', () => heard.length > 0);

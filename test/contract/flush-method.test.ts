@@ -32,7 +32,7 @@ test('both methods store the same rows, column by column', async () => {
 
 test('auto sends batches of every size by copy', async () => {
   const test = await scenario();
-  const stream = (await test.producer()).writable({ batchSize: 1_000 });
+  const stream = (await test.producer()).writable({ batchSize: 1_000, lingerMs: 60_000 });
   const batches: CommittedBatch[] = [];
   stream.on('batch', (batch) => batches.push(batch));
   await pipeline(Readable.from(numbered(1_010)), stream);

@@ -10,7 +10,7 @@ import { numbered, type Scenario, scenario } from '../support/scenario.js';
 import { behindProxy, closed, counted, type Events, expectNothingLeft, numbers } from './support.js';
 
 /** Two of them are in flight while a third fills. */
-const OPTIONS = { batchSize: 100, retryBaseMs: 1, retryMaxMs: 10 };
+const OPTIONS = { batchSize: 100, lingerMs: 60_000, retryBaseMs: 1, retryMaxMs: 10 };
 
 /** The table holds an exact prefix of the source, and the stream says how long it is. */
 async function expectPrefix(
