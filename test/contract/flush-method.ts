@@ -89,7 +89,11 @@ export function describeFlushMethod(method: FlushMethod): void {
 
     test('delivers in the order of the source', async () => {
       const test = await scenario();
-      const { batches } = await load(test, numbered(2_500), { batchSize: 200, concurrency: 4, lingerMs: 60_000 });
+      const { batches } = await load(test, numbered(2_500), {
+        batchSize: 200,
+        concurrency: 4,
+        lingerMs: 60_000,
+      });
       expect(await test.delivered()).toEqual(numbers(2_500));
       expect(batches.map(({ seq }) => seq)).toEqual(numbers(13).map((n) => n + 1));
       expect(new Set(batches.map((batch) => batch.method))).toEqual(new Set([method]));

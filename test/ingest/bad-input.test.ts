@@ -154,10 +154,15 @@ test('what the client lets pass the server stores, and what it refuses the serve
       return false;
     }
   });
-  const { rows: verdicts } = await pool.query<{ valid: boolean }>(
-    `select pg_input_is_valid(item, 'jsonb') as valid from unnest($1::text[]) with ordinality as t (item, n) order by n`,
+  const client = await pool.connect();
+  // PostgreSQL has pg_input_is_valid() only from 16 on.
+  await client.query(`create function pg_temp.is_jsonb(item text) returns boolean language plpgsql as $$
+    begin perform item::jsonb; return true; exception when others then return false; end $$`);
+  const { rows: verdicts } = await client.query<{ valid: boolean }>(
+    `select pg_temp.is_jsonb(item) as valid from unnest($1::text[]) with ordinality as t (item, n) order by n`,
     [texts.map((text) => JSON.stringify({ [text]: text }))],
   );
+  client.release(true);
   expect(verdicts.map(({ valid }) => valid)).toEqual(passed);
   expect(passed.filter(Boolean).length).toBeGreaterThan(1_000);
   expect(passed.filter((pass) => !pass).length).toBeGreaterThan(1_000);
