@@ -1,3 +1,4 @@
+// Long because every source of every field has its cases: options, environment, file, defaults, and their order.
 import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';

@@ -1,3 +1,4 @@
+// Long because it holds the whole contract of claims and deliveries, which share their helpers.
 import { once } from 'node:events';
 import pg from 'pg';
 import { expect, test } from 'vitest';

@@ -1,3 +1,4 @@
+// Long because it holds the whole life of a worker, from names and take-over to every way of ending.
 import { once } from 'node:events';
 import { hostname } from 'node:os';
 import pg from 'pg';

@@ -1,3 +1,4 @@
+// Long because every writer meets every delete here, ours and foreign ones, with the same set-up.
 import pg from 'pg';
 import { describe, expect, test } from 'vitest';
 import { DatabaseError, QueueInUseError, QueueNotFoundError, WorkerInUseError } from '../../src/index.js';

@@ -1,3 +1,4 @@
+// Long because every way out of the stream is counted here, all in the same terms.
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import pg from 'pg';

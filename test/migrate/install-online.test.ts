@@ -1,6 +1,5 @@
 import pg from 'pg';
 import { describe, expect, onTestFinished, test } from 'vitest';
-import { connect } from '../../src/index.js';
 import { databaseUrl } from '../support/database.js';
 import { eventually, within } from '../support/eventually.js';
 
