@@ -1,4 +1,4 @@
-// Long because every way out of the stream has its own test, counted by its events (style rule 12); the helpers are last.
+// Long because every way out of the stream has its own test, counted by its events; the helpers are last.
 import { execFile } from 'node:child_process';
 import { getEventListeners, once } from 'node:events';
 import { type Duplex, PassThrough, Readable, Writable } from 'node:stream';
