@@ -1,4 +1,4 @@
-import { type ChildProcess, execFileSync, fork } from 'node:child_process';
+import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { chmod, mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
@@ -10,6 +10,7 @@ import pg from 'pg';
 import { expect, onTestFinished, test } from 'vitest';
 import { startEmbedded } from '../../src/embedded/index.js';
 import { eventually, within } from '../support/eventually.js';
+import { processes } from '../support/processes.js';
 
 test('a server starts, keeps its promises of durability, and leaves nothing behind when it is stopped', async () => {
   const server = await startEmbedded({ settings: { max_connections: '17' } });
@@ -146,11 +147,10 @@ test('a program need not stop its server to come to its end', async () => {
 test('when its guardian is killed, the program ends the server itself', async () => {
   const server = await startEmbedded();
   const dataDir = await setting(server.url, 'data_directory');
-  const guardian = Number(
-    execFileSync('ps', ['-o', 'ppid=', '-p', String(server.pid)], { encoding: 'utf8' }),
-  );
+  const guardian = processes().find(({ pid }) => pid === server.pid)?.parent;
+  expect(guardian).toBeGreaterThan(1);
   expect(guardian).not.toBe(process.pid);
-  process.kill(guardian, 'SIGKILL');
+  process.kill(guardian!, 'SIGKILL');
   await eventually('the postmaster is gone', () => !alive(server.pid), 20_000);
   await within(20_000, 'stop() resolves', server.stop());
   expect(existsSync(dirname(dataDir))).toBe(false);
@@ -213,7 +213,7 @@ function isHome(name: string): boolean {
 
 /** Whether a program runs that was given the folder. */
 function processesOf(folder: string): boolean {
-  return execFileSync('ps', ['-Awwo', 'args='], { encoding: 'utf8' }).includes(folder);
+  return processes().some(({ args }) => args.includes(folder));
 }
 
 async function temporaryFolder(): Promise<string> {
