@@ -9,7 +9,7 @@ import {
   QueueNotFoundError,
   SchemaMismatchError,
   WorkerInUseError,
-} from './errors.js';
+} from './errors/index.js';
 import * as migrate from './migrate.js';
 import * as queues from './sql/queues.js';
 import { deleteWorker } from './sql/workers.js';

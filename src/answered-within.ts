@@ -1,5 +1,5 @@
 import type { Db, Queryable } from './db.js';
-import { TimeoutError } from './errors.js';
+import { TimeoutError } from './errors/index.js';
 
 export interface AnswerLimits {
   /** Longest time for a client and an answer, in ms. */

@@ -1,4 +1,5 @@
-import { InvalidOptionError, shown } from './errors.js';
+import { InvalidOptionError } from './errors/index.js';
+import { shown } from './shown.js';
 
 export interface Range {
   min?: number;

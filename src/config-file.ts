@@ -5,7 +5,8 @@ import { isMap, LineCounter, parseDocument, type Document, type YAMLMap } from '
 import { text } from './check.js';
 import { CONFIG_FIELDS, IGNORED_KEYS } from './config-fields.js';
 import type { ConfigSource } from './config-source.js';
-import { InvalidOptionError, shown } from './errors.js';
+import { InvalidOptionError } from './errors/index.js';
+import { shown } from './shown.js';
 import { checkKnownName } from './known-name.js';
 
 const DEFAULT_FILES = ['pgqrs.yaml', 'pgqrs.yml'];

@@ -1,6 +1,6 @@
 import { CONFIG_FIELDS, type ConfigFieldName, type ConfigValues } from './config-fields.js';
 import { DSN_EXAMPLE } from './dsn.js';
-import { MissingConfigError } from './errors.js';
+import { MissingConfigError } from './errors/index.js';
 import { checkKnownName } from './known-name.js';
 
 /** Settings given in code. What is absent or `undefined` is left to the next source. */

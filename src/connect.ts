@@ -5,7 +5,7 @@ import { Config, type ConfigOptions } from './config.js';
 import { Db } from './db.js';
 import { checkDsn } from './dsn.js';
 import { ping } from './sql/notify.js';
-import { ClosedError } from './errors.js';
+import { ClosedError } from './errors/index.js';
 import { Listener } from './listener.js';
 import { Producer, type ProducerOptions } from './producer.js';
 import type { Worker } from './worker.js';

@@ -6,7 +6,7 @@ import * as check from './check.js';
 import type { Config } from './config.js';
 import { Db, type Queryable } from './db.js';
 import { channelOf } from './doorbell.js';
-import { ClosedError } from './errors.js';
+import { ClosedError } from './errors/index.js';
 import { Listener } from './listener.js';
 import { Message } from './message.js';
 import { QueueSource } from './queue-source.js';

@@ -2,7 +2,7 @@ import pg from 'pg';
 import { copyIn } from './copy-in.js';
 import { orAbort } from './deferred.js';
 import { driverError } from './driver-error.js';
-import { ClosedError, DatabaseError } from './errors.js';
+import { ClosedError, DatabaseError } from './errors/index.js';
 
 /** What runs one statement: the database, or one session of it. */
 export interface Queryable {

@@ -1,4 +1,4 @@
-import { TimeoutError } from './errors.js';
+import { TimeoutError } from './errors/index.js';
 
 /** A promise that is settled from outside. (`Promise.withResolvers` needs Node 22.) */
 export interface Deferred<T> {

@@ -5,7 +5,7 @@ import {
   PermissionDeniedError,
   SchemaNotInstalledError,
   SluiceError,
-} from './errors.js';
+} from './errors/index.js';
 
 const OBJECT_MISSING = new Set(['42P01', '3F000', '42883']); // table, schema, function
 const LOGIN_REFUSED = new Set(['28000', '28P01', '3D000']); // role, password, database

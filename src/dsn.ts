@@ -1,4 +1,4 @@
-import { InvalidOptionError } from './errors.js';
+import { InvalidOptionError } from './errors/index.js';
 
 /** What a message shows as an example of a DSN. */
 export const DSN_EXAMPLE = 'postgres://user:password@host:5432/database';

@@ -15,7 +15,7 @@ export {
   type LeaseOptions,
   type MessagesOptions,
 } from './consumer.js';
-export * from './errors.js';
+export * from './errors/index.js';
 export type { Message } from './message.js';
 export {
   type IngestSummary,

@@ -1,4 +1,5 @@
-import { InvalidOptionError, shown } from './errors.js';
+import { InvalidOptionError } from './errors/index.js';
+import { shown } from './shown.js';
 
 /** Refuses a name that is not among the known ones, and says which of them was probably meant. */
 export function checkKnownName(field: string, name: string, known: readonly string[]): void {

@@ -4,7 +4,7 @@ import type { ClientConfig } from 'pg';
 import pgListen, { type Subscriber } from 'pg-listen';
 import { type Deferred, deferred, orAbort, withDeadline } from './deferred.js';
 import { driverError } from './driver-error.js';
-import { ConnectionError } from './errors.js';
+import { ConnectionError } from './errors/index.js';
 
 const CLOSE_TIMEOUT_MS = 1_000;
 

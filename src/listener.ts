@@ -4,7 +4,7 @@ import type { ClientConfig } from 'pg';
 import { backoffMs, sleep } from './backoff.js';
 import type { Db } from './db.js';
 import { deferred, type Deferred, orAbort, withDeadline } from './deferred.js';
-import { TimeoutError } from './errors.js';
+import { TimeoutError } from './errors/index.js';
 import { ListenLink } from './listen-link.js';
 import { notify } from './sql/notify.js';
 

@@ -7,7 +7,7 @@ import {
   SchemaMismatchError,
   SchemaNotInstalledError,
   TimeoutError,
-} from './errors.js';
+} from './errors/index.js';
 import {
   type Catalogue,
   inTransaction,

@@ -7,7 +7,7 @@ import * as check from './check.js';
 import type { Config } from './config.js';
 import { Db } from './db.js';
 import { Doorbell } from './doorbell.js';
-import { ClosedError } from './errors.js';
+import { ClosedError } from './errors/index.js';
 import type { FlushMethod } from './ingest/flush.js';
 import { checkDelay, StreamSink } from './ingest/stream-sink.js';
 import type { Queue } from './types.js';

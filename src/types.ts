@@ -10,6 +10,18 @@ export interface Queue {
 /** States of a worker; `polling` and `interrupted` are set by pgqrs' own clients. */
 export type WorkerStatus = 'ready' | 'polling' | 'suspended' | 'interrupted' | 'stopped';
 
+/** A registered worker as the table holds it. Times are the server's. */
+export interface WorkerInfo {
+  id: Id;
+  name: string;
+  /** Null: a worker of no queue, such as pgqrs' admins. */
+  queueId: Id | null;
+  status: WorkerStatus;
+  startedAt: Date;
+  heartbeatAt: Date;
+  shutdownAt: Date | null;
+}
+
 /** A message as the table holds it. Times are the server's. */
 export interface StoredMessage<T = unknown> {
   id: Id;

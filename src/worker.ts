@@ -11,7 +11,7 @@ import {
   SchemaNotInstalledError,
   WorkerAlreadyActiveError,
   WorkerFencedError,
-} from './errors.js';
+} from './errors/index.js';
 import * as sql from './sql/workers.js';
 import type { Id, Queue, WorkerStatus } from './types.js';
 

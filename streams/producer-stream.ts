@@ -1,6 +1,6 @@
 import { Writable, type WritableOptions } from 'node:stream';
 import pLimit from 'p-limit';
-import { ClosedError, type IngestProgress, SluiceError } from '../src/errors.js';
+import { ClosedError, type IngestProgress, SluiceError } from '../src/errors/index.js';
 import { endOnAbort } from './end-on-abort.js';
 
 /** A batch: takes items until the stream sends it. */

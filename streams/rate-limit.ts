@@ -1,6 +1,6 @@
 import { Transform, type TransformCallback } from 'node:stream';
 import { integer, number } from '../src/check.js';
-import { InvalidOptionError } from '../src/errors.js';
+import { InvalidOptionError } from '../src/errors/index.js';
 import { endOnAbort } from './end-on-abort.js';
 import { TokenBucket } from './token-bucket.js';
 

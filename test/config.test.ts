@@ -6,7 +6,7 @@ import { format, inspect } from 'node:util';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { CONFIG_FIELDS, IGNORED_KEYS, type ConfigFieldName } from '../src/config-fields.js';
 import { Config, type ConfigOptions } from '../src/config.js';
-import { InvalidOptionError, MissingConfigError, type SluiceError } from '../src/errors.js';
+import { InvalidOptionError, MissingConfigError, type SluiceError } from '../src/errors/index.js';
 
 const DSN = 'postgres://user:S3cr3t@host/db';
 const EXAMPLE = 'postgres://user:password@host:5432/database';

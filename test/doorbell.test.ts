@@ -2,7 +2,7 @@ import pg from 'pg';
 import { expect, onTestFinished, test } from 'vitest';
 import { deferred } from '../src/deferred.js';
 import { channelOf, Doorbell } from '../src/doorbell.js';
-import { DatabaseError } from '../src/errors.js';
+import { DatabaseError } from '../src/errors/index.js';
 import { eventually, within } from './support/eventually.js';
 import { numbered, type Scenario, scenario } from './support/scenario.js';
 

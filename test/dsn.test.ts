@@ -1,7 +1,7 @@
 import pg from 'pg';
 import { expect, test } from 'vitest';
 import { checkDsn, redactDsn } from '../src/dsn.js';
-import { InvalidOptionError } from '../src/errors.js';
+import { InvalidOptionError } from '../src/errors/index.js';
 
 function refusal(value: unknown): InvalidOptionError {
   try {

@@ -3,7 +3,7 @@ import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { sleep } from '../backoff.js';
-import { TimeoutError } from '../errors.js';
+import { TimeoutError } from '../errors/index.js';
 import type { Order, Said, Told } from './guardian.js';
 import { startFailure } from './start-failure.js';
 

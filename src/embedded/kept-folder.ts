@@ -1,7 +1,7 @@
 import { constants, existsSync } from 'node:fs';
 import { chmod, lchown, mkdir, open, readdir, realpath } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { EmbeddedServerError } from '../errors.js';
+import { EmbeddedServerError } from '../errors/index.js';
 import type { ServerUser } from './binaries.js';
 
 export interface KeptFolder {

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { integer, text } from '../check.js';
-import { InvalidOptionError } from '../errors.js';
+import { InvalidOptionError } from '../errors/index.js';
 import { findBinaries, reachableTmp, serverUser } from './binaries.js';
 import { guard } from './guard.js';
 import { keptFolder } from './kept-folder.js';

@@ -1,4 +1,4 @@
-import { EmbeddedServerError } from '../errors.js';
+import { EmbeddedServerError } from '../errors/index.js';
 
 const SHOWN_LINES = 15;
 

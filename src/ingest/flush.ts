@@ -7,7 +7,7 @@ import {
   StreamNotFoundError,
   StreamRegressedError,
   WorkerFencedError,
-} from '../errors.js';
+} from '../errors/index.js';
 import * as sql from '../sql/batches.js';
 import { RAISED } from '../sql/statement.js';
 import { type LedgerRow, selectStream } from '../sql/streams.js';

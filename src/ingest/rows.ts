@@ -1,4 +1,4 @@
-import { PayloadInvalidError, PayloadTooLargeError } from '../errors.js';
+import { PayloadInvalidError, PayloadTooLargeError } from '../errors/index.js';
 import type { Id } from '../types.js';
 
 const SIGNATURE = Buffer.from('PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0', 'latin1');

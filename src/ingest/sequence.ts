@@ -1,6 +1,6 @@
 import { backoffMs, type BackoffOptions, sleep } from '../backoff.js';
 import { type Deferred, deferred, orAbort } from '../deferred.js';
-import { SluiceError } from '../errors.js';
+import { SluiceError } from '../errors/index.js';
 
 /** The two moments at which a batch must wait for the one before it. */
 export interface Turn {

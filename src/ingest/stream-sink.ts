@@ -9,7 +9,7 @@ import {
   QueueNotFoundError,
   SluiceError,
   WorkerFencedError,
-} from '../errors.js';
+} from '../errors/index.js';
 import type { StreamKey, Transaction } from '../sql/batches.js';
 import * as sql from '../sql/streams.js';
 import type { Incarnation } from '../sql/workers.js';

@@ -1,5 +1,5 @@
 import type { Db, Session } from '../db.js';
-import { TimeoutError } from '../errors.js';
+import { TimeoutError } from '../errors/index.js';
 
 export interface Deadline {
   /** What must be done by then, for the error. */

@@ -1,7 +1,7 @@
 import { setImmediate as tick } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import { deferred } from '../../src/deferred.js';
-import { ConnectionError, QueueNotFoundError } from '../../src/errors.js';
+import { ConnectionError, QueueNotFoundError } from '../../src/errors/index.js';
 import { Sequence, type SequenceOptions, type Turn } from '../../src/ingest/sequence.js';
 import { within } from '../support/eventually.js';
 

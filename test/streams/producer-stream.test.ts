@@ -3,7 +3,7 @@ import { pipeline } from 'node:stream/promises';
 import { setImmediate as tick } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import { type Deferred, deferred } from '../../src/deferred.js';
-import { PayloadInvalidError } from '../../src/errors.js';
+import { PayloadInvalidError } from '../../src/errors/index.js';
 import { type BatchOptions, ProducerStream, type Sink } from '../../streams/producer-stream.js';
 import { closed, counted, numbers } from '../ingest/support.js';
 import { eventually } from '../support/eventually.js';

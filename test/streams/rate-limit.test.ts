@@ -5,7 +5,7 @@ import { type Duplex, PassThrough, Readable, Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { promisify } from 'node:util';
 import { afterEach, describe, expect, test, vi } from 'vitest';
-import { InvalidOptionError } from '../../src/errors.js';
+import { InvalidOptionError } from '../../src/errors/index.js';
 import { rateLimit } from '../../streams/rate-limit.js';
 
 const HOUR = 3_600_000;
