@@ -10,36 +10,63 @@ import {
   SchemaMismatchError,
   WorkerInUseError,
 } from './errors/index.js';
+import type { QueueMetrics, SystemStats, WorkerHealthStats, WorkerStats } from './metrics.js';
 import * as migrate from './migrate.js';
+import * as metrics from './sql/metrics.js';
 import * as queues from './sql/queues.js';
-import { deleteWorker } from './sql/workers.js';
-import type { Id, Queue } from './types.js';
+import { selectMessage } from './sql/stored-messages.js';
+import { deleteWorker, listWorkers } from './sql/workers.js';
+import type { Id, Queue, StoredMessage, WorkerInfo } from './types.js';
+import { WorkerHandle } from './worker-handle.js';
 
 /** PostgreSQL indexes the name, and an index entry holds at most about 2,700 bytes. */
 const MAX_QUEUE_NAME_BYTES = 2_000;
+
+const DEFAULT_MAX_READ_COUNT = 5;
+
+export interface MetricsOptions {
+  /**
+   * Deliveries after which a message that nobody holds counts as dead: what the consumers have as theirs.
+   * @default the configuration's, which is 5
+   */
+  maxReadCount?: number;
+}
+
+export interface WorkerHealthOptions {
+  /** Silence in seconds after which a worker counts as stale. @default 60 */
+  timeoutSeconds?: number;
+  /** One row for each queue that has workers, instead of one for all workers. @default false */
+  groupByQueue?: boolean;
+}
+
+export interface ListWorkersOptions {
+  /** Only the workers of this queue. @default all workers */
+  queue?: string;
+}
 
 /** The operator's side: the schema, the queues, the workers. Needs no worker of its own. */
 export class Admin implements AsyncDisposable {
   private constructor(
     private readonly db: Db,
     private readonly ownsDb: boolean,
+    private readonly maxReadCount: number,
   ) {}
 
   /** An Admin with a pool of its own; end it with `close()`. Connects at the first call. */
   // eslint-disable-next-line @typescript-eslint/require-await -- asynchronous like pgqrs' Admin::new
   static async create(config: Config): Promise<Admin> {
-    const { schema, maxConnections, connectionTimeoutSeconds } = config;
+    const { schema, maxConnections, connectionTimeoutSeconds, maxReadCount } = config;
     const db = Db.open(config.dsn, {
       schema,
       maxConnections,
       connectTimeoutMs: connectionTimeoutSeconds * 1_000,
     });
-    return new Admin(db, true);
+    return new Admin(db, true, maxReadCount);
   }
 
   /** @internal for connect(), which shares one Db */
-  static over(db: Db): Admin {
-    return new Admin(db, false);
+  static over(db: Db, maxReadCount = DEFAULT_MAX_READ_COUNT): Admin {
+    return new Admin(db, false, maxReadCount);
   }
 
   /** The pool, for `Producer.create` and `Consumer.create`. */
@@ -146,6 +173,75 @@ export class Admin implements AsyncDisposable {
     }
   }
 
+  /**
+   * All workers, or those of one queue.
+   * @throws {QueueNotFoundError}
+   */
+  async listWorkers({ queue }: ListWorkersOptions = {}): Promise<WorkerInfo[]> {
+    return listWorkers(this.db, queue === undefined ? undefined : (await this.getQueue(queue)).id);
+  }
+
+  /**
+   * A handle on any worker, in whatever process it lives. Asks the server nothing yet.
+   * @example
+   * await admin.worker(id).suspend(); // its process sees it with its next heartbeat
+   */
+  worker(workerId: Id): WorkerHandle {
+    return new WorkerHandle(this.db, check.id('workerId', workerId));
+  }
+
+  /** Looks at a message of whatever queue, archived or not; takes no lease. @returns nothing when it does not exist */
+  async getMessage<T = unknown>(messageId: Id): Promise<StoredMessage<T> | undefined> {
+    return selectMessage<T>(this.db, check.id('messageId', messageId));
+  }
+
+  /**
+   * Counts a queue's messages by state, exactly, in a single snapshot. Reads the whole messages table: once in some
+   * seconds rather than once per message.
+   * @throws {QueueNotFoundError}
+   */
+  async queueMetrics(name: string, options: MetricsOptions = {}): Promise<QueueMetrics> {
+    const found = await metrics.selectQueueMetrics(
+      this.db,
+      checkQueueName(name),
+      this.#maxReadCount(options),
+    );
+    if (!found) throw new QueueNotFoundError(name);
+    return found;
+  }
+
+  /** As `queueMetrics`, of every queue, empty ones too, in the order of their names. One scan serves them all. */
+  async allQueuesMetrics(options: MetricsOptions = {}): Promise<QueueMetrics[]> {
+    return metrics.listQueueMetrics(this.db, this.#maxReadCount(options));
+  }
+
+  /** Counts queues, workers by status and messages by state, exactly, in a single snapshot. */
+  async systemStats(options: MetricsOptions = {}): Promise<SystemStats> {
+    return metrics.selectSystemStats(this.db, this.#maxReadCount(options));
+  }
+
+  /**
+   * Counts workers by status, and those that should be at work but have gone silent, by the server's clock.
+   * @returns one row for all workers; with `groupByQueue` one for each queue that has workers, by name, and at the end
+   * one for the workers of no queue if there are any
+   */
+  async workerHealthStats({ timeoutSeconds = 60, groupByQueue = false }: WorkerHealthOptions = {}): Promise<
+    WorkerHealthStats[]
+  > {
+    check.number('timeoutSeconds', timeoutSeconds, { min: 0, max: 4_294_967_295 });
+    return metrics.selectWorkerHealth(this.db, timeoutSeconds, check.boolean('groupByQueue', groupByQueue));
+  }
+
+  /**
+   * A queue's workers: how many in each status, how loaded, how old. Reads the whole messages table.
+   * @throws {QueueNotFoundError}
+   */
+  async workerStats(queueName: string): Promise<WorkerStats> {
+    const found = await metrics.selectWorkerStats(this.db, checkQueueName(queueName));
+    if (!found) throw new QueueNotFoundError(queueName);
+    return found;
+  }
+
   /** Ends the pool, if it is the Admin's own. Twice is fine. */
   async close(): Promise<void> {
     if (this.ownsDb) await this.db.close();
@@ -153,6 +249,10 @@ export class Admin implements AsyncDisposable {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
+  }
+
+  #maxReadCount({ maxReadCount = this.maxReadCount }: MetricsOptions): number {
+    return check.integer('maxReadCount', maxReadCount, { min: 1, max: 2_147_483_647 });
   }
 
   async #refuseInUse(name: string, id: Id): Promise<void> {

@@ -1,5 +1,5 @@
-import type { Db, Queryable } from './db.js';
-import { TimeoutError } from './errors/index.js';
+import type { Db, Session } from './db.js';
+import { DatabaseError, TimeoutError } from './errors/index.js';
 
 export interface AnswerLimits {
   /** Longest time for a client and an answer, in ms. */
@@ -14,7 +14,7 @@ export async function answeredWithin<T>(
   db: Db,
   what: string,
   { withinMs, hurry, hurriedMs = withinMs }: AnswerLimits,
-  work: (on: Queryable) => Promise<T>,
+  work: (session: Session) => Promise<T>,
 ): Promise<T> {
   const late = new AbortController();
   const arm = (ms: number) => setTimeout(() => late.abort(new TimeoutError(what, ms)), ms);
@@ -33,7 +33,9 @@ export async function answeredWithin<T>(
       session.release();
       return result;
     } catch (error) {
-      session.discard();
+      // What the server answered in order has left the client in order.
+      if (error instanceof DatabaseError) session.release();
+      else session.discard();
       late.signal.throwIfAborted();
       throw error;
     }

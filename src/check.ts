@@ -3,6 +3,8 @@ import { shown } from './shown.js';
 
 export interface Range {
   min?: number;
+  /** Like `min`, but not itself in the range. */
+  above?: number;
   max?: number;
 }
 
@@ -36,8 +38,25 @@ export function text(field: string, value: unknown, maxBytes = Infinity): string
   return value;
 }
 
+/** Refuses what is not a list of strings. Returns a frozen copy: the caller may go on to change the original. */
+export function strings(field: string, value: unknown): readonly string[] {
+  const rule = 'a list of strings';
+  if (!Array.isArray(value)) throw new InvalidOptionError(field, rule, display(value));
+  const copy = Array.from(value, (item: unknown, index) => {
+    if (typeof item === 'string') return item;
+    throw new InvalidOptionError(field, rule, `${display(item)} at index ${index}`);
+  });
+  return Object.freeze(copy);
+}
+
 export function boolean(field: string, value: unknown): boolean {
   if (typeof value !== 'boolean') throw new InvalidOptionError(field, 'true or false', display(value));
+  return value;
+}
+
+/** Refuses what is not of the kind that `rule` names. */
+export function kind<T>(field: string, value: unknown, rule: string, is: (value: unknown) => value is T): T {
+  if (!is(value)) throw new InvalidOptionError(field, rule, display(value));
   return value;
 }
 
@@ -76,11 +95,12 @@ export function schemaName(field: string, value: unknown): string {
   return value;
 }
 
-function outside(value: number, { min = -Infinity, max = Infinity }: Range): boolean {
-  return value < min || value > max;
+function outside(value: number, { min = -Infinity, above = -Infinity, max = Infinity }: Range): boolean {
+  return value < min || value <= above || value > max;
 }
 
-function between({ min, max }: Range): string {
+function between({ min, above, max }: Range): string {
+  if (above !== undefined) return ` above ${above}${max === undefined ? '' : `, at most ${max}`}`;
   if (min !== undefined && max !== undefined) return ` from ${min} to ${max}`;
   if (min !== undefined) return ` of at least ${min}`;
   return max === undefined ? '' : ` of at most ${max}`;
@@ -92,5 +112,7 @@ function display(value: unknown): string {
   if (typeof value === 'number' || typeof value === 'boolean' || value === null || value === undefined)
     return String(value);
   if (typeof value === 'bigint') return `${value}n`;
-  return Array.isArray(value) ? 'an array' : `a ${typeof value}`;
+  if (Array.isArray(value)) return 'an array';
+  if (value instanceof Date) return Number.isNaN(value.getTime()) ? 'an invalid Date' : value.toISOString();
+  return typeof value === 'object' ? 'an object' : `a ${typeof value}`;
 }

@@ -1,7 +1,11 @@
-import { integer, schemaName, type Range } from './check.js';
+import { integer, number, oneOf, schemaName, strings, type Range } from './check.js';
 import { checkDsn } from './dsn.js';
 
-/** The settings of a {@link Config}. Each line ends with the variable and the key of the YAML file that set it. */
+/**
+ * The settings of a {@link Config}. Each description ends with the variable and the key of the YAML file that set it.
+ * `PGQRS_VALIDATION_CONFIG.x` is the member `x` of the JSON object in that variable, `validation_config.x` the key `x`
+ * in that nested mapping.
+ */
 export interface ConfigValues {
   /**
    * PostgreSQL URL, `postgres://user:password@host:5432/database?sslmode=verify-full`. Required.
@@ -45,22 +49,63 @@ export interface ConfigValues {
    */
   pollIntervalMs: number;
   /**
-   * Longest payload, in bytes of JSON, 1 to 268,435,455 (what jsonb can hold). Not a setting of pgqrs.
-   * `PGQRS_MAX_PAYLOAD_BYTES`, `max_payload_bytes`. @default 1048576
+   * Longest payload, in bytes of JSON, 1 to 268,435,455 (what jsonb can hold).
+   * `PGQRS_VALIDATION_CONFIG.max_payload_size_bytes`, `validation_config.max_payload_size_bytes`. @default 1048576
    */
   maxPayloadBytes: number;
+  /**
+   * Longest string and longest key in a payload, in bytes of UTF-8, 1 to 268,435,455. pgqrs has 1024.
+   * `PGQRS_VALIDATION_CONFIG.max_string_length`, `validation_config.max_string_length`. @default no limit
+   */
+  maxStringBytes: number | undefined;
+  /**
+   * Deepest nesting of a payload, 0 to 10,000: the payload itself is at depth 0, what it holds at 1. pgqrs has 5.
+   * `PGQRS_VALIDATION_CONFIG.max_object_depth`, `validation_config.max_object_depth`. @default no limit
+   */
+  maxDepth: number | undefined;
+  /**
+   * Keys that no object in a payload may have: a list of strings, which may be empty.
+   * `PGQRS_VALIDATION_CONFIG.forbidden_keys`, `validation_config.forbidden_keys`.
+   * @default ['__proto__', 'constructor']
+   */
+  forbiddenKeys: readonly string[];
+  /**
+   * Keys that a payload must have, which must then be an object: a list of strings.
+   * `PGQRS_VALIDATION_CONFIG.required_keys`, `validation_config.required_keys`. @default []
+   */
+  requiredKeys: readonly string[];
+  /**
+   * Messages that one producer enqueues per second, on average: any number above 0; 0.5 is one every two seconds.
+   * pgqrs has 1000. `PGQRS_VALIDATION_CONFIG.max_enqueue_per_second`, `validation_config.max_enqueue_per_second`.
+   * @default no limit
+   */
+  maxEnqueuePerSecond: number | undefined;
+  /**
+   * Messages that one producer enqueues at once after a pause, a whole number of at least 1.
+   * Only counts together with `maxEnqueuePerSecond`.
+   * `PGQRS_VALIDATION_CONFIG.max_enqueue_burst`, `validation_config.max_enqueue_burst`. @default 50
+   */
+  maxEnqueueBurst: number;
+  /**
+   * What becomes of an enqueue above the rate: `'wait'` until its turn, or `'reject'`, as pgqrs does.
+   * Not a setting of pgqrs. `PGQRS_WHEN_RATE_LIMITED`, `when_rate_limited`. @default 'wait'
+   */
+  whenRateLimited: 'wait' | 'reject';
 }
 
 export type ConfigFieldName = keyof ConfigValues;
 
+/** Stands where a default would, in a field that every configuration has to set. */
+export const REQUIRED = Symbol('required');
+
 export interface ConfigField<T> {
-  /** Its environment variable. */
+  /** Its environment variable; with `.name` behind it where the variable holds a JSON object of several settings. */
   readonly env: string;
-  /** Its key in a YAML file. */
+  /** Its key in a YAML file; `mapping.key` where it is in a nested one. */
   readonly key: string;
-  /** Undefined where there is none: the field is required. */
-  readonly default: T | undefined;
-  /** What a text from the environment stands for; one that stands for nothing is left for `check` to refuse. */
+  /** `undefined` is a value like any other: no limit. */
+  readonly default: T | typeof REQUIRED;
+  /** What the text of a variable stands for; one that stands for nothing is left for `check` to refuse. */
   readonly parse: (text: string) => unknown;
   /** @throws {@link InvalidOptionError} that calls the field by the given name */
   readonly check: (name: string, value: unknown) => T;
@@ -70,8 +115,8 @@ export interface ConfigField<T> {
 // prettier-ignore
 export const CONFIG_FIELDS: { readonly [Name in ConfigFieldName]: ConfigField<ConfigValues[Name]> } = {
   //                              environment variable        key in a YAML file            default    rule or range
-  dsn:                      text('PGQRS_DSN',                 'dsn',                        undefined, checkDsn),
-  schema:                   text('PGQRS_SCHEMA',              'schema',                     'public',  schemaName),
+  dsn:                      field('PGQRS_DSN',                'dsn',                        REQUIRED,  checkDsn),
+  schema:                   field('PGQRS_SCHEMA',             'schema',                     'public',  schemaName),
   maxConnections:           whole('PGQRS_MAX_CONNECTIONS',    'max_connections',            16,        { min: 1, max: 10_000 }),
   connectionTimeoutSeconds: whole('PGQRS_CONNECTION_TIMEOUT', 'connection_timeout_seconds', 30,        { min: 1, max: 3_600 }),
   defaultLockTimeSeconds:   whole('PGQRS_DEFAULT_LOCK_TIME',  'default_lock_time_seconds',  30,        { min: 1, max: 2_592_000 }),
@@ -79,22 +124,34 @@ export const CONFIG_FIELDS: { readonly [Name in ConfigFieldName]: ConfigField<Co
   maxReadCount:             whole('PGQRS_MAX_READ_CT',        'max_read_ct',                5,         { min: 1, max: 2_147_483_647 }),
   heartbeatIntervalSeconds: whole('PGQRS_HEARTBEAT_INTERVAL', 'heartbeat_interval',         5,         { min: 1, max: 3_600 }),
   pollIntervalMs:           whole('PGQRS_POLL_INTERVAL_MS',   'poll_interval_ms',           1_000,     { min: 1, max: 3_600_000 }),
-  maxPayloadBytes:          whole('PGQRS_MAX_PAYLOAD_BYTES',  'max_payload_bytes',          1_048_576, { min: 1, max: 268_435_455 }),
+  maxPayloadBytes:          whole(...validation('max_payload_size_bytes'),                  1_048_576, { min: 1, max: 268_435_455 }),
+  maxStringBytes:           whole(...validation('max_string_length'),                       undefined, { min: 1, max: 268_435_455 }),
+  maxDepth:                 whole(...validation('max_object_depth'),                        undefined, { min: 0, max: 10_000 }),
+  forbiddenKeys:            list( ...validation('forbidden_keys'),                          ['__proto__', 'constructor']),
+  requiredKeys:             list( ...validation('required_keys'),                           []),
+  maxEnqueuePerSecond:      field(...validation('max_enqueue_per_second'),                  undefined, positive),
+  maxEnqueueBurst:          whole(...validation('max_enqueue_burst'),                       50,        { min: 1 }),
+  whenRateLimited:          field('PGQRS_WHEN_RATE_LIMITED',  'when_rate_limited',          'wait',    waitOrReject),
 };
 
 /** Keys that pgqrs reads from a file and pg-sluice does not: files are shared with it, so they pass and do nothing. */
-export const IGNORED_KEYS: readonly string[] = ['validation_config', 'sqlite', 's3'];
+export const IGNORED_KEYS: readonly string[] = ['sqlite', 's3'];
 
-function text(
+function field<T>(
   env: string,
   key: string,
-  preset: string | undefined,
-  check: ConfigField<string>['check'],
-): ConfigField<string> {
+  preset: ConfigField<T>['default'],
+  check: ConfigField<T>['check'],
+): ConfigField<T> {
   return { env, key, default: preset, parse: (value) => value, check };
 }
 
-function whole(env: string, key: string, preset: number, range: Range): ConfigField<number> {
+function whole<Preset extends number | undefined>(
+  env: string,
+  key: string,
+  preset: Preset,
+  range: Range,
+): ConfigField<number | Preset> {
   return {
     env,
     key,
@@ -102,4 +159,21 @@ function whole(env: string, key: string, preset: number, range: Range): ConfigFi
     parse: (value) => (/^\s*[+-]?\d+\s*$/.test(value) ? Number(value) : value),
     check: (name, value) => integer(name, value, range),
   };
+}
+
+function list(env: string, key: string, preset: readonly string[]): ConfigField<readonly string[]> {
+  return field(env, key, Object.freeze(preset), strings);
+}
+
+/** Where pgqrs has its rules for payloads: one variable with JSON, one mapping in a file, the same names in both. */
+function validation(key: string): [env: string, key: string] {
+  return [`PGQRS_VALIDATION_CONFIG.${key}`, `validation_config.${key}`];
+}
+
+function positive(name: string, value: unknown): number {
+  return number(name, value, { above: 0 });
+}
+
+function waitOrReject(name: string, value: unknown): ConfigValues['whenRateLimited'] {
+  return oneOf(name, value, ['wait', 'reject']);
 }

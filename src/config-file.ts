@@ -5,9 +5,9 @@ import { isMap, LineCounter, parseDocument, type Document, type YAMLMap } from '
 import { text } from './check.js';
 import { CONFIG_FIELDS, IGNORED_KEYS } from './config-fields.js';
 import type { ConfigSource } from './config-source.js';
+import { checkKeys, valueAt, type ConfigTree } from './config-tree.js';
 import { InvalidOptionError } from './errors/index.js';
 import { shown } from './shown.js';
-import { checkKnownName } from './known-name.js';
 
 const DEFAULT_FILES = ['pgqrs.yaml', 'pgqrs.yml'];
 
@@ -32,21 +32,19 @@ export async function findFileSource({ file, env, cwd }: ConfigFileOptions): Pro
  * @param field what named the file, for messages
  */
 export async function fileSource(path: string, field: string): Promise<ConfigSource> {
-  const values = parse(path, await read(path, field));
-  for (const key of Object.keys(values)) {
-    if (!IGNORED_KEYS.includes(key)) checkKnownName(`key (file ${path})`, key, KNOWN_KEYS);
-  }
-  return sourceOf(path, values);
+  const entries = parse(path, await read(path, field)).filter(([key]) => !IGNORED_KEYS.includes(key));
+  const tree = Object.fromEntries(entries);
+  checkKeys(`file ${path}`, tree, KEYS);
+  return sourceOf(path, tree);
 }
 
-const KNOWN_KEYS = Object.values(CONFIG_FIELDS).map(({ key }) => key);
+const KEYS = Object.values(CONFIG_FIELDS).map(({ key }) => key);
 
-function sourceOf(path: string, values: Readonly<Record<string, unknown>>): ConfigSource {
+function sourceOf(path: string, tree: ConfigTree): ConfigSource {
   return {
     from: `file ${path}`,
     key: (name) => CONFIG_FIELDS[name].key,
-    // `schema:` with nothing behind it is null, and says nothing.
-    value: (name) => values[CONFIG_FIELDS[name].key] ?? undefined,
+    value: (name) => valueAt(tree, CONFIG_FIELDS[name].key),
   };
 }
 
@@ -67,7 +65,7 @@ const READ_ADVICE: Readonly<Record<string, string>> = {
 };
 
 /** Never passes the parser's own messages on: they quote the file, which may hold a password. */
-function parse(path: string, content: string): Record<string, unknown> {
+function parse(path: string, content: string): [string, unknown][] {
   const lines = new LineCounter();
   const document = parseDocument(content, { lineCounter: lines, prettyErrors: false });
   const [error] = document.errors;
@@ -76,9 +74,9 @@ function parse(path: string, content: string): Record<string, unknown> {
     const fault = error.code.toLowerCase().replaceAll('_', ' ');
     throw notYaml(path, `a syntax error at line ${line}, column ${col}: ${fault}`);
   }
-  if (document.contents === null) return {};
+  if (document.contents === null) return [];
   if (!isMap(document.contents)) throw notYaml(path, 'something else than "key: value" lines');
-  return Object.fromEntries(entries(path, document.contents, document));
+  return entries(path, document.contents, document);
 }
 
 function entries(path: string, map: YAMLMap.Parsed, document: Document): [string, unknown][] {

@@ -1,4 +1,4 @@
-import { CONFIG_FIELDS, type ConfigFieldName, type ConfigValues } from './config-fields.js';
+import { CONFIG_FIELDS, REQUIRED, type ConfigFieldName, type ConfigValues } from './config-fields.js';
 import { DSN_EXAMPLE } from './dsn.js';
 import { MissingConfigError } from './errors/index.js';
 import { checkKnownName } from './known-name.js';
@@ -26,7 +26,7 @@ export function resolveField<Name extends ConfigFieldName>(
     const value = source.value(name);
     if (value !== undefined) return field.check(label(source, name), value);
   }
-  if (field.default === undefined) throw missing(name, sources);
+  if (field.default === REQUIRED) throw missing(name, sources);
   return field.default;
 }
 
@@ -38,19 +38,6 @@ export function optionsSource(options: ConfigOptions): ConfigSource {
 
 export function valuesSource(values: Readonly<ConfigOptions>): ConfigSource {
   return { from: 'option', key: (name) => name, value: (name) => values[name] };
-}
-
-/** An empty variable counts as one that is not set. */
-export function environmentSource(env: NodeJS.ProcessEnv): ConfigSource {
-  return {
-    from: 'environment',
-    key: (name) => CONFIG_FIELDS[name].env,
-    value: (name) => {
-      const { env: variable, parse } = CONFIG_FIELDS[name];
-      const text = env[variable];
-      return text === undefined || text === '' ? undefined : parse(text);
-    },
-  };
 }
 
 function label(source: ConfigSource, name: ConfigFieldName): string {

@@ -1,8 +1,10 @@
 import { resolve } from 'node:path';
 import { inspect, type InspectOptions } from 'node:util';
+import { environmentSource } from './config-environment.js';
 import type { ConfigFieldName, ConfigValues } from './config-fields.js';
 import { fileSource, findFileSource } from './config-file.js';
-import { environmentSource, optionsSource, resolveField, valuesSource } from './config-source.js';
+import { PGQRS_DEFAULTS } from './config-pgqrs.js';
+import { optionsSource, resolveField, valuesSource } from './config-source.js';
 import type { ConfigOptions, ConfigSource } from './config-source.js';
 import { redactDsn } from './dsn.js';
 
@@ -22,8 +24,9 @@ export interface ConfigLoadOptions extends ConfigOptions {
  * Where the database is and how to use it: immutable, and checked wherever its settings came from.
  * {@link ConfigValues} describes each setting with its unit, range, default, environment variable and YAML key.
  *
- * A file is flat YAML with pgqrs' keys, so that both can share one. `validation_config`, `sqlite` and `s3`,
- * which only pgqrs reads, are ignored; any other unknown key is an error. `${VARIABLES}` are not expanded.
+ * A file is YAML with pgqrs' keys, so that both can share one: flat, but for the mapping `validation_config`, none of
+ * whose keys we demand. `sqlite` and `s3`, which only pgqrs reads, are ignored; any other unknown key is an error.
+ * `${VARIABLES}` are not expanded. `PGQRS_VALIDATION_CONFIG` holds that same mapping as a JSON object.
  *
  * Shown in any way (string, JSON, `console.log`), a Config hides the password; only `dsn` has it.
  *
@@ -35,6 +38,17 @@ export interface ConfigLoadOptions extends ConfigOptions {
  * const other = await Config.load({ schema: 'jobs' }); // the rest from environment, file and defaults
  */
 export class Config implements Readonly<ConfigValues> {
+  /**
+   * pgqrs' own values where ours differ, for one who wants its behaviour: payloads of at most 1 MiB, strings of 1,024
+   * bytes, depth 5, no `__proto__` and `constructor`, 1,000 messages per second with bursts of 50 and rejection of what
+   * is above, a look into the queue every 250 ms. Frozen; spread it to change some of it.
+   *
+   * @example
+   * Config.fromDsn(dsn, Config.pgqrsDefaults);
+   * Config.fromDsn(dsn, { ...Config.pgqrsDefaults, maxDepth: 8, maxEnqueuePerSecond: undefined }); // no rate limit
+   */
+  static readonly pgqrsDefaults = PGQRS_DEFAULTS;
+
   readonly schema: string;
   readonly maxConnections: number;
   readonly connectionTimeoutSeconds: number;
@@ -44,6 +58,13 @@ export class Config implements Readonly<ConfigValues> {
   readonly heartbeatIntervalSeconds: number;
   readonly pollIntervalMs: number;
   readonly maxPayloadBytes: number;
+  readonly maxStringBytes: number | undefined;
+  readonly maxDepth: number | undefined;
+  readonly forbiddenKeys: readonly string[];
+  readonly requiredKeys: readonly string[];
+  readonly maxEnqueuePerSecond: number | undefined;
+  readonly maxEnqueueBurst: number;
+  readonly whenRateLimited: 'wait' | 'reject';
   /** Private, so that nothing that lists properties comes across the password. */
   readonly #dsn: string;
 
@@ -59,6 +80,13 @@ export class Config implements Readonly<ConfigValues> {
     this.heartbeatIntervalSeconds = field('heartbeatIntervalSeconds');
     this.pollIntervalMs = field('pollIntervalMs');
     this.maxPayloadBytes = field('maxPayloadBytes');
+    this.maxStringBytes = field('maxStringBytes');
+    this.maxDepth = field('maxDepth');
+    this.forbiddenKeys = field('forbiddenKeys');
+    this.requiredKeys = field('requiredKeys');
+    this.maxEnqueuePerSecond = field('maxEnqueuePerSecond');
+    this.maxEnqueueBurst = field('maxEnqueueBurst');
+    this.whenRateLimited = field('whenRateLimited');
     Object.freeze(this);
   }
 
@@ -74,7 +102,7 @@ export class Config implements Readonly<ConfigValues> {
 
   /**
    * The `PGQRS_*` variables and defaults for the rest; an empty variable counts as not set.
-   * A number that is none is an error (pgqrs silently takes the default).
+   * A number that is none, or JSON that is none, is an error (pgqrs silently takes the default).
    */
   static fromEnv(env: NodeJS.ProcessEnv = process.env): Config {
     return new Config(environmentSource(env));
@@ -96,7 +124,8 @@ export class Config implements Readonly<ConfigValues> {
    * 3. the file: `file`, else the one that `PGQRS_CONFIG_FILE` names, else `pgqrs.yaml`, else `pgqrs.yml` in `cwd`,
    * 4. the defaults.
    *
-   * (pgqrs takes all settings from the first source that it finds.) A value that is overridden is not checked.
+   * (pgqrs takes all settings from the first source that it finds.) That holds within `validation_config` too.
+   * A value that is overridden is not checked.
    * A default file need not exist; a named one must.
    *
    * @example
@@ -122,7 +151,7 @@ export class Config implements Readonly<ConfigValues> {
     return redactDsn(this.#dsn);
   }
 
-  /** A copy with changes, checked like the original. */
+  /** A copy with changes, checked like the original. `undefined` changes nothing, so it lifts no limit either. */
   with(overrides: ConfigOptions): Config {
     return new Config(optionsSource(overrides), valuesSource(this));
   }

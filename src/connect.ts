@@ -7,7 +7,8 @@ import { checkDsn } from './dsn.js';
 import { ping } from './sql/notify.js';
 import { ClosedError } from './errors/index.js';
 import { Listener } from './listener.js';
-import { Producer, type ProducerOptions } from './producer.js';
+import { Producer } from './producer.js';
+import { producerDefaults, type ProducerOptions } from './producer-options.js';
 import type { Worker } from './worker.js';
 
 /** A URL, a Config, single settings, or a pool of the caller's with its schema. */
@@ -44,20 +45,28 @@ export class Sluice implements AsyncDisposable {
   ) {
     this.#db = db;
     this.#listener = listener;
-    this.admin = Admin.over(db);
+    this.admin = Admin.over(db, config.maxReadCount);
   }
 
   /**
    * Registers a producer of an existing queue, under a name of its own unless `port` is given.
    * @throws {QueueNotFoundError} no queue is created silently
+   * @throws {WorkerAlreadyActiveError} a live worker has that hostname and port
+   *
+   * @example
+   * const producer = await sluice.producer<Email>('emails');
+   *
+   * @example
+   * const producer = await sluice.producer('emails', { schema: z.object({ to: z.email() }) });
    */
-  async producer(queueName: string, options: ProducerOptions = {}): Promise<Producer> {
+  async producer<In = unknown, Out = In>(
+    queueName: string,
+    options: ProducerOptions<In, Out> = {},
+  ): Promise<Producer<In, Out>> {
     this.#assertOpen();
-    const { maxPayloadBytes, heartbeatIntervalSeconds } = this.config;
     const queue = await this.admin.getQueue(queueName);
-    return this.#own(
-      await Producer.open(this.#db, queue, { maxPayloadBytes, heartbeatIntervalSeconds, ...options }),
-    );
+    const settings = { ...producerDefaults(this.config), ...options } as ProducerOptions<In, Out>;
+    return this.#own(await Producer.open(this.#db, queue, settings));
   }
 
   /**

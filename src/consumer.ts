@@ -4,51 +4,36 @@ import { MessageStream } from '../streams/message-stream.js';
 import { answeredWithin } from './answered-within.js';
 import * as check from './check.js';
 import type { Config } from './config.js';
+import {
+  checkLock,
+  checkOptions,
+  consumerDefaults,
+  type ConsumerOptions,
+  type LeaseOptions,
+  type MessagesOptions,
+} from './consumer-options.js';
 import { Db, type Queryable } from './db.js';
 import { channelOf } from './doorbell.js';
-import { ClosedError } from './errors/index.js';
+import { WorkerHasPendingMessagesError } from './errors/index.js';
 import { Listener } from './listener.js';
 import { Message } from './message.js';
 import { QueueSource } from './queue-source.js';
 import * as sql from './sql/messages.js';
-import type { ForeignLeases, Id, Queue } from './types.js';
-import { type Registration, Worker, type WorkerOptions } from './worker.js';
+import type { Id, Queue } from './types.js';
+import { type Registration, Worker } from './worker.js';
 
-export interface ConsumerOptions extends WorkerOptions {
-  /** Length of a lease, in seconds: a message that is not settled by then comes back. @default 30 */
-  lockSeconds?: number;
-  /** Deliveries after which a message is not delivered any more. @default 5 */
-  maxReadCount?: number;
-  /** Longest time between two looks at an empty queue, in ms; notifications and due times shorten it. @default 1000 */
-  pollIntervalMs?: number;
-  /**
-   * Expired leases of pg-sluice consumers come back by themselves. Those of pgqrs' own clients, which never renew:
-   * `never`; `stale`, when both lease and heartbeat ended 60 seconds ago or earlier; `expired`, like ours.
-   * @default 'stale'
-   */
-  foreignLeases?: ForeignLeases;
-}
+export {
+  consumerDefaults,
+  type ConsumerOptions,
+  type LeaseOptions,
+  type MessagesOptions,
+} from './consumer-options.js';
 
 /** How a consumer is made over a pool of the caller's. */
 export interface ConsumerCreateOptions extends ConsumerOptions {
   pool: pg.Pool;
   queue: Queue;
   config: Config;
-}
-
-export interface LeaseOptions {
-  /** Length of the lease, in seconds. @default the consumer's */
-  lockSeconds?: number;
-}
-
-export interface MessagesOptions extends LeaseOptions {
-  /**
-   * Messages claimed ahead of the reader. The lease runs while they wait: it must outlast the time in which that
-   * many are handled. @default 100
-   */
-  prefetch?: number;
-  /** Ends the stream at once when it aborts: with an AbortError whose `cause` is the signal's reason. */
-  signal?: AbortSignal;
 }
 
 /** A delivery, or the id of a message that this consumer holds. */
@@ -126,15 +111,19 @@ export class Consumer extends Worker {
    * @param limit from 1 to 100,000
    * @throws {WorkerFencedError} another process has taken this consumer's name over
    * @throws {ClosedError} this consumer was closed or shut down
+   * @throws {WorkerSuspendedError} it is suspended or interrupted
    */
   async dequeueMany<T = unknown>(limit: number, options: LeaseOptions = {}): Promise<Message<T>[]> {
     check.integer('limit', limit, { min: 1, max: 100_000 });
-    return this.#claim<T>(limit, checkLock(options.lockSeconds ?? this.#lockSeconds));
+    const lockSeconds = checkLock(options.lockSeconds ?? this.#lockSeconds);
+    this.assertReady();
+    return this.#claim<T>(limit, lockSeconds);
   }
 
   /**
    * Messages as a Readable and async iterable, as soon as they are due. It goes on until it is destroyed (leaving a
    * `for await` does that); messages that were claimed but not read go back at once, and don't count as delivered.
+   * While this consumer is suspended it claims nothing more, and goes on by itself after `resume()`.
    *
    * @example
    * for await (const message of consumer.messages()) { …; await message.archive(); }
@@ -147,11 +136,14 @@ export class Consumer extends Worker {
     const prefetch = check.integer('prefetch', options.prefetch ?? 100, { min: 1, max: 100_000 });
     const lockSeconds = checkLock(options.lockSeconds ?? this.#lockSeconds);
     const source = new QueueSource<Message<T>>({
-      claim: (limit, hurry) => this.#claim<T>(limit, lockSeconds, hurry),
+      claim: async (limit, hurry) => {
+        await this.whenReady(hurry);
+        return this.#claim<T>(limit, lockSeconds, hurry);
+      },
       nextDueMs: (hurry) =>
         this.#answered('looking for due messages', hurry, (on) => sql.nextDueMs(on, this.#claimable)),
       giveBack: (messages) => this.#giveBack(messages),
-      subscribe: (wake) => this.listener.subscribe(channelOf(this.db.schemaName, this.queue.id), wake),
+      subscribe: (wake) => this.#subscribe(wake),
       pollIntervalMs: this.#pollIntervalMs,
       onClaimError: (error) => this.emit('claimError', error),
     });
@@ -204,6 +196,23 @@ export class Consumer extends Worker {
   }
 
   /**
+   * suspended -> stopped, once every message that it holds is settled. Message streams end with a ClosedError.
+   * @throws {WorkerHasPendingMessagesError} it still holds messages, whether their leases have expired or not;
+   * whatever its state is
+   * @throws {InvalidStateTransitionError | WorkerFencedError}
+   */
+  override async shutdown(): Promise<void> {
+    this.assertNotFenced();
+    // Leases have no index of their own: in a long queue this may take its time.
+    const held = await this.#answered('counting held messages', this.#closing.signal, (on) =>
+      sql.countHeldMessages(on, this.queue.id, this.incarnation),
+    );
+    if (held === undefined) throw this.fence();
+    if (held > 0) throw new WorkerHasPendingMessagesError(this.workerName, held);
+    await super.shutdown();
+  }
+
+  /**
    * Ends message streams, then suspends and shuts down. Messages in other hands may still be settled; otherwise their
    * leases run out by themselves. Twice is fine.
    */
@@ -218,6 +227,7 @@ export class Consumer extends Worker {
       (stream) => new Promise((resolve) => stream.once('close', resolve)),
     );
     for (const stream of this.#streams) stream.destroy();
+    this.leave();
     await Promise.all(closing);
     this.listener.off('listening', this.#onListening).off('deaf', this.#onDeaf);
     if (this.alone) await this.listener.close();
@@ -228,18 +238,22 @@ export class Consumer extends Worker {
     }
   }
 
-  protected override assertRunning(): void {
-    super.assertRunning();
-    if (this.#closed) throw new ClosedError('the consumer');
-  }
-
   async #claim<T>(limit: number, lockSeconds: number, hurry = this.#closing.signal): Promise<Message<T>[]> {
-    this.assertRunning();
     const messages = await this.#answered('claiming messages', hurry, (on) =>
       sql.claimMessages<T>(on, { ...this.#claimable, limit, worker: this.incarnation, lockSeconds }),
     );
     if (!messages) throw this.fence();
     return messages.map((message) => new Message(message, this));
+  }
+
+  /** A change of state is a wake too: a stream that waits for messages must hear that there will be none. */
+  #subscribe(wake: () => void): () => void {
+    const stopWatching = this.watchReadiness(wake);
+    const stopListening = this.listener.subscribe(channelOf(this.db.schemaName, this.queue.id), wake);
+    return () => {
+      stopWatching();
+      stopListening();
+    };
   }
 
   /** Where it fails the leases run out by themselves, and the messages count as delivered once. */
@@ -265,32 +279,6 @@ export class Consumer extends Worker {
 
   readonly #onListening = () => this.emit('listening');
   readonly #onDeaf = (reason: Error) => this.emit('deaf', reason);
-}
-
-/** A consumer's share of the configuration. */
-export function consumerDefaults(config: Config): ConsumerOptions {
-  const { defaultLockTimeSeconds, maxReadCount, pollIntervalMs, heartbeatIntervalSeconds } = config;
-  return { lockSeconds: defaultLockTimeSeconds, maxReadCount, pollIntervalMs, heartbeatIntervalSeconds };
-}
-
-function checkOptions(options: ConsumerOptions) {
-  return {
-    lockSeconds: checkLock(options.lockSeconds ?? 30),
-    maxReadCount: check.integer('maxReadCount', options.maxReadCount ?? 5, { min: 1, max: 2_147_483_647 }),
-    pollIntervalMs: check.integer('pollIntervalMs', options.pollIntervalMs ?? 1_000, {
-      min: 1,
-      max: 3_600_000,
-    }),
-    foreignLeases: check.oneOf('foreignLeases', options.foreignLeases ?? 'stale', [
-      'never',
-      'stale',
-      'expired',
-    ]),
-  };
-}
-
-function checkLock(seconds: number, field = 'lockSeconds'): number {
-  return check.number(field, seconds, { min: 0, max: 2_592_000 });
 }
 
 function first(answers: boolean[]): boolean {

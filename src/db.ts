@@ -1,15 +1,12 @@
 import pg from 'pg';
-import { copyIn } from './copy-in.js';
 import { orAbort } from './deferred.js';
-import { driverError } from './driver-error.js';
-import { ClosedError, DatabaseError } from './errors/index.js';
+import { ClosedError } from './errors/index.js';
+import { type Queryable, rethrow, run, Session } from './session.js';
 
-/** What runs one statement: the database, or one session of it. */
-export interface Queryable {
-  /** Schema of the queue tables, as a quoted identifier: ready to be spliced into a statement. */
-  readonly schema: string;
-  query<Row>(text: string, values?: readonly unknown[]): Promise<Row[]>;
-}
+export type { Queryable, Session };
+
+/** A client of the caller's, perhaps in the middle of a transaction of the caller's. */
+export type CallersClient = pg.ClientBase;
 
 export interface DbOptions {
   /** Schema of the queue tables; must have passed `check.schemaName`. */
@@ -26,7 +23,7 @@ const URGENT_TIMEOUT_MS = 5_000;
 /**
  * One database: a pool for the work, and a small one beside it for what must never wait behind the work:
  * heartbeats, doorbells, and the end of a half-dead backend. (Batches in flight may hold the whole main pool.)
- * The only file that talks to the driver.
+ * With session.ts the only file that talks to the driver.
  */
 export class Db implements Queryable {
   readonly schema: string;
@@ -34,6 +31,7 @@ export class Db implements Queryable {
   #urgentPool: pg.Pool;
   /** Statements and requests for a client that the pool has not answered yet. */
   readonly #unanswered = new Set<Promise<unknown>>();
+  readonly #preparing = { works: true };
   #closed: Promise<void> | undefined;
 
   private constructor(
@@ -88,13 +86,18 @@ export class Db implements Queryable {
     return this.#query(this.pool, text, values);
   }
 
+  /** Runs statements on a client of the caller's, which stays as it is. */
+  on(client: CallersClient): Queryable {
+    return { schema: this.schema, query: (text, values) => run(client, text, values) };
+  }
+
   /** Takes a client for a transaction or a COPY. Give it back with `release()` or `discard()`. */
   async session(signal?: AbortSignal): Promise<Session> {
     signal?.throwIfAborted();
     if (this.#closed) throw new ClosedError('the connection to the database');
     const connecting = this.#answered(this.pool.connect());
     try {
-      return new Session(await orAbort(connecting.catch(rethrow), signal), this.schema);
+      return new Session(await orAbort(connecting.catch(rethrow), signal), this.schema, this.#preparing);
     } catch (error) {
       // pg cannot withdraw a request for a client: hand it back when it comes.
       if (signal?.aborted) connecting.then((client) => client.release()).catch(() => undefined);
@@ -142,107 +145,9 @@ export class Db implements Queryable {
   }
 }
 
-/** One client of the pool, held for a transaction or a COPY. */
-export class Session implements Queryable {
-  #given = false;
-  readonly #onError = () => undefined;
-
-  constructor(
-    private readonly client: pg.PoolClient,
-    readonly schema: string,
-  ) {
-    // A checked-out client whose backend dies without a listener is an uncaught exception, even with pool.on('error').
-    client.on('error', this.#onError);
-  }
-
-  query<Row>(text: string, values?: readonly unknown[]): Promise<Row[]> {
-    return run(this.client, text, values);
-  }
-
-  /** Several statements in one message (simple protocol: no parameters). Resolves with each command's tag. */
-  async script(text: string): Promise<string[]> {
-    const results = (await this.client.query(text).catch(rethrow)) as pg.QueryResult | pg.QueryResult[];
-    return [results].flat().map((result) => result.command);
-  }
-
-  /** As `script`, for a script whose last statement returns one row: resolves with that row. */
-  async scriptRow<Row>(text: string): Promise<Row> {
-    const results = (await this.client.query(text).catch(rethrow)) as pg.QueryResult | pg.QueryResult[];
-    return [results].flat().at(-1)?.rows[0] as Row;
-  }
-
-  /** Sends `chunks` by COPY ... FROM STDIN and resolves with the number of rows. After a failure discard the session. */
-  copyIn(text: string, chunks: Iterable<Buffer>): Promise<number> {
-    return copyIn(this.client, text, chunks).catch(rethrow);
-  }
-
-  /**
-   * Commits, with a last statement in the same message if there is one: when that fails the COMMIT is not reached.
-   * Throws too when the transaction had failed before, which COMMIT answers with ROLLBACK and no error.
-   */
-  async commit(lastStatement = ''): Promise<void> {
-    const tag = (await this.script(`${lastStatement}; commit`)).at(-1);
-    if (tag !== 'COMMIT') throw new DatabaseError(`COMMIT was answered with ${String(tag)}`, '40000');
-  }
-
-  /** Rolls back and releases; a session that cannot even do that is discarded. Never throws: it runs in catch blocks. */
-  async rollback(deadlineMs = 5_000): Promise<void> {
-    const timer = setTimeout(() => this.discard(), deadlineMs);
-    try {
-      await this.script('rollback');
-      this.release();
-    } catch {
-      this.discard();
-    } finally {
-      clearTimeout(timer);
-    }
-  }
-
-  /** Gives the client back to the pool. Only in order: no transaction open, no COPY running. */
-  release(): void {
-    this.#give(false);
-  }
-
-  /** Cuts the socket, whatever it is doing, and removes the client from the pool. Pending statements reject. */
-  discard(): void {
-    this.#give(true);
-  }
-
-  #give(broken: boolean): void {
-    if (this.#given) return;
-    this.#given = true;
-    if (broken) {
-      // A black-holed socket never answers the polite end() that release(true) sends.
-      // The error listener stays: the driver may still report the cut.
-      (this.client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
-      this.client.release(true);
-    } else {
-      this.client.removeListener('error', this.#onError);
-      this.client.release();
-    }
-  }
-}
-
 /** A value as an SQL literal, for the few scripts that must travel in one message. */
 export function literal(value: string): string {
   return pg.escapeLiteral(value);
-}
-
-async function run<Row>(
-  on: pg.Pool | pg.PoolClient,
-  text: string,
-  values?: readonly unknown[],
-): Promise<Row[]> {
-  try {
-    const result = await on.query(text, values as unknown[]);
-    return result.rows as Row[];
-  } catch (error) {
-    throw driverError(error);
-  }
-}
-
-function rethrow(error: unknown): never {
-  throw driverError(error);
 }
 
 /** An idle client whose backend dies makes the pool emit `error`; the pool has already dropped it. */

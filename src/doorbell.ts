@@ -16,7 +16,8 @@ export function channelOf(schemaName: string, queueId: Id): string {
  * fails is forgotten, since consumers poll too.
  */
 export class Doorbell {
-  readonly #channel: string;
+  /** Where it rings. */
+  readonly channel: string;
   #ringing: Promise<void> | undefined;
   /** Commits have come that no notification follows yet. */
   #rung = false;
@@ -28,7 +29,7 @@ export class Doorbell {
     queueId: Id,
     private readonly intervalMs = 5,
   ) {
-    this.#channel = channelOf(db.schemaName, queueId);
+    this.channel = channelOf(db.schemaName, queueId);
   }
 
   ring(): void {
@@ -47,7 +48,7 @@ export class Doorbell {
       if (early > 0) await sleep(early);
       this.#rung = false;
       this.#next = performance.now() + this.intervalMs;
-      await notify(this.db.urgent, this.#channel).catch(() => undefined);
+      await notify(this.db.urgent, this.channel).catch(() => undefined);
     }
     this.#ringing = undefined; // in the same breath as the last look, or a ring in between would be lost
   }

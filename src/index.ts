@@ -1,4 +1,4 @@
-export { Admin } from './admin.js';
+export { Admin, type ListWorkersOptions, type MetricsOptions, type WorkerHealthOptions } from './admin.js';
 export { Config, type ConfigLoadOptions, type ConfigOptions, type ConfigValues } from './config.js';
 export {
   connect,
@@ -16,14 +16,25 @@ export {
   type MessagesOptions,
 } from './consumer.js';
 export * from './errors/index.js';
+export type { WritableOptions } from './ingest/writable-options.js';
+export type { RateLimitStatus } from './limiter.js';
 export type { Message } from './message.js';
-export {
-  type IngestSummary,
-  Producer,
-  type ProducerCreateOptions,
-  type ProducerOptions,
-  type WritableOptions,
-} from './producer.js';
-export type { ForeignLeases, Id, Queue, StoredMessage, WorkerStatus } from './types.js';
+export type {
+  MessageCounts,
+  PgqrsQueueMetrics,
+  PgqrsSystemStats,
+  QueueMetrics,
+  SystemStats,
+  WorkerCounts,
+  WorkerHealthStats,
+  WorkerStats,
+} from './metrics.js';
+export { type IngestSummary, Producer } from './producer.js';
+export type { EnqueueOptions, ProducerCreateOptions, ProducerOptions } from './producer-options.js';
+export type { Due } from './sql/scheduled.js';
+export type { ForeignLeases, Id, Queue, StoredMessage, WorkerInfo, WorkerStatus } from './types.js';
+export { PayloadCheck, type PayloadRules } from './validation.js';
 export type { WorkerEvents, WorkerOptions } from './worker.js';
+export { WorkerHandle } from './worker-handle.js';
+export type { Age } from './worker-row.js';
 export * from '../streams/index.js';

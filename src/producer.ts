@@ -1,84 +1,82 @@
 import { once } from 'node:events';
 import { Readable, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import type pg from 'pg';
-import { type BatchOptions, type IngestStats, ProducerStream } from '../streams/producer-stream.js';
+import { type IngestStats, ProducerStream } from '../streams/producer-stream.js';
+import { answeredWithin } from './answered-within.js';
 import * as check from './check.js';
-import type { Config } from './config.js';
-import { Db } from './db.js';
+import { type CallersClient, Db, type Queryable } from './db.js';
 import { Doorbell } from './doorbell.js';
 import { ClosedError } from './errors/index.js';
-import type { FlushMethod } from './ingest/flush.js';
-import { checkDelay, StreamSink } from './ingest/stream-sink.js';
-import type { Queue } from './types.js';
-import { type Registration, Worker, type WorkerOptions } from './worker.js';
-
-export interface ProducerOptions extends WorkerOptions {
-  /** Longest payload, in bytes of JSON. @default 1048576 */
-  maxPayloadBytes?: number;
-}
-
-/** How a producer is made over a pool of the caller's. */
-export interface ProducerCreateOptions extends WorkerOptions {
-  pool: pg.Pool;
-  queue: Queue;
-  config: Config;
-}
-
-export interface WritableOptions<T> extends Partial<BatchOptions> {
-  /**
-   * Seconds until a message is due, for all messages or by item: a whole number from 0 to 4,294,967,295.
-   * @default 0
-   */
-  delaySeconds?: number | ((item: T) => number);
-  /**
-   * How batches are sent. `auto` takes binary COPY, or an INSERT where the server refuses COPY (row-level security).
-   * @default 'auto'
-   */
-  method?: FlushMethod | 'auto';
-  /** How often a batch that failed for a passing reason is sent again before the stream fails. @default 10 */
-  retries?: number;
-  /** Wait before the first of these retries, in ms; it doubles up to `retryMaxMs`, with jitter. @default 50 */
-  retryBaseMs?: number;
-  /** Longest wait before a retry, in ms. @default 5000 */
-  retryMaxMs?: number;
-  /** Longest time for one try of one batch, in ms; then its connection is cut and the batch sent again. @default 30000 */
-  batchTimeoutMs?: number;
-  /** Ends the stream at once when it aborts: with an AbortError whose `cause` is the signal's reason. */
-  signal?: AbortSignal;
-}
+import type { OutgoingRow, StoredRow } from './ingest/call.js';
+import { checkDelay } from './ingest/delay.js';
+import { EnqueueSink } from './ingest/enqueue.js';
+import { translateGone } from './ingest/gone.js';
+import { outgoingRows } from './ingest/outgoing.js';
+import { StreamSink } from './ingest/stream-sink.js';
+import { checkWritableOptions, type WritableOptions } from './ingest/writable-options.js';
+import type { RateLimitStatus } from './limiter.js';
+import {
+  checkDue,
+  checkEnqueueOptions,
+  checkProducerOptions,
+  type EnqueueOptions,
+  type ProducerCreateOptions,
+  producerDefaults,
+  type ProducerOptions,
+} from './producer-options.js';
+import * as scheduled from './sql/scheduled.js';
+import type { Id, Queue, StoredMessage } from './types.js';
+import type { PayloadRules } from './validation.js';
+import { type Registration, Worker } from './worker.js';
 
 /** What an ingest did. */
 export type IngestSummary = IngestStats;
 
 /** A turn that takes longer is given back: an open transaction holds vacuum back. */
 const TURN_MS = 5_000;
+/** Longest wait for the answer to a statement. */
+const ANSWER_MS = 30_000;
+const MAX_EXTENSION_SECONDS = 2_592_000;
 
-/** Puts messages into one queue. */
-export class Producer extends Worker {
+/** Puts messages into one queue. Any number of tasks may share it. */
+export class Producer<In = unknown, Out = In> extends Worker {
   readonly #doorbell: Doorbell;
+  readonly #calls: EnqueueSink;
   readonly #streams = new Set<Pick<Writable, 'destroy' | 'once'>>();
   #closed: Promise<void> | undefined;
 
   private constructor(
     db: Db,
     readonly queue: Queue,
-    private readonly maxPayloadBytes: number,
+    private readonly options: ReturnType<typeof checkProducerOptions<In, Out>>,
     registration: Registration,
   ) {
     super(db, registration);
     this.#doorbell = new Doorbell(db, queue.id);
+    this.#calls = new EnqueueSink({
+      db,
+      queueId: queue.id,
+      worker: this.incarnation,
+      retry: options.retry,
+      translate: (error) => translateGone(error, queue.name, () => this.fence()),
+      onCommit: () => this.#doorbell.ring(),
+    });
   }
 
   /**
    * Registers a producer over a pool of the caller's.
    * @throws {WorkerAlreadyActiveError} a live worker has that hostname and port
+   * @throws {QueueNotFoundError} the queue was deleted meanwhile
    */
-  static async create({ pool, queue, config, ...options }: ProducerCreateOptions): Promise<Producer> {
-    const { maxPayloadBytes, heartbeatIntervalSeconds } = config;
+  static async create<In = unknown, Out = In>({
+    pool,
+    queue,
+    config,
+    ...options
+  }: ProducerCreateOptions<In, Out>): Promise<Producer<In, Out>> {
     const db = Db.over(pool, config.schema);
     try {
-      const settings = { maxPayloadBytes, heartbeatIntervalSeconds, ...options };
+      const settings = { ...producerDefaults(config), ...options } as ProducerOptions<In, Out>;
       const producer = await Producer.open(db, queue, settings);
       producer.once('closed', () => void db.close());
       return producer;
@@ -89,31 +87,143 @@ export class Producer extends Worker {
   }
 
   /** @internal for connect(), which shares one Db */
-  static async open(db: Db, queue: Queue, options: ProducerOptions): Promise<Producer> {
-    const maxPayloadBytes = check.integer('maxPayloadBytes', options.maxPayloadBytes ?? 1_048_576, {
-      min: 1,
-    });
-    return new Producer(db, queue, maxPayloadBytes, await Worker.register(db, queue, options));
+  static async open<In, Out>(
+    db: Db,
+    queue: Queue,
+    options: ProducerOptions<In, Out>,
+  ): Promise<Producer<In, Out>> {
+    const checked = checkProducerOptions(options);
+    return new Producer(db, queue, checked, await Worker.register(db, queue, options));
+  }
+
+  /** The rules that payloads must keep. */
+  get payloadRules(): PayloadRules {
+    return this.options.payloads.rules;
+  }
+
+  /** Where the rate limit stands; undefined without one. */
+  get rateLimit(): RateLimitStatus | undefined {
+    return this.options.limiter?.status;
+  }
+
+  /**
+   * Enqueues one message. Calls at the same time share a statement; each gets its own message or its own error.
+   *
+   * @returns the message as it is stored
+   * @throws {PayloadInvalidError | PayloadTooLargeError} nothing was sent, or the server refused this payload
+   * @throws {WorkerSuspendedError | ClosedError | WorkerFencedError} this producer may not enqueue
+   * @throws {RateLimitedError} with `whenRateLimited: 'reject'`
+   * @throws {AmbiguousEnqueueError} no answer came: the message may be in, so it was not sent again
+   *
+   * @example
+   * const { id } = await producer.enqueue({ type: 'email', to: 'user@example.com' });
+   *
+   * @example
+   * await client.query('begin');
+   * await client.query('insert into orders …');
+   * await producer.enqueue({ order: 42 }, { client }); // with the order, or not at all
+   * await client.query('commit');
+   */
+  async enqueue(payload: In, options: EnqueueOptions = {}): Promise<StoredMessage<Out>> {
+    this.assertReady();
+    const { delaySeconds } = checkEnqueueOptions(options);
+    const rows = await outgoingRows(this.options, [payload], delaySeconds, true);
+    const [message] = await this.#put(rows, options);
+    return message as StoredMessage<Out>;
+  }
+
+  /**
+   * Enqueues a message that is due after a delay.
+   * @param delaySeconds a whole number from 0 to 4,294,967,295
+   * @throws as `enqueue`
+   */
+  async enqueueDelayed(
+    payload: In,
+    delaySeconds: number,
+    options: Omit<EnqueueOptions, 'delaySeconds'> = {},
+  ): Promise<StoredMessage<Out>> {
+    return this.enqueue(payload, { ...options, delaySeconds: checkDelay(delaySeconds) });
+  }
+
+  /**
+   * Enqueues all messages or none, in one statement: up to 256 MiB of JSON. For more, or to get the ids of none, there
+   * is `ingest`, which is faster.
+   * @returns the messages as they are stored, in input order, with ascending ids
+   * @throws as `enqueue`; errors of a payload carry its `index`
+   */
+  async batchEnqueue(payloads: readonly In[], options: EnqueueOptions = {}): Promise<StoredMessage<Out>[]> {
+    this.assertReady();
+    check.kind('payloads', payloads, 'an array (use ingest() for other iterables)', Array.isArray);
+    const { delaySeconds } = checkEnqueueOptions(options);
+    const rows = await outgoingRows(this.options, payloads, delaySeconds);
+    return rows.length === 0 ? [] : this.#put(rows, options);
+  }
+
+  /**
+   * Deletes a message of this queue that nobody has taken yet, delayed or due.
+   * @returns false where it was taken, archived, or never there
+   * @throws {WorkerFencedError | ClosedError}
+   */
+  cancel(messageId: Id, { client }: Pick<EnqueueOptions, 'client'> = {}): Promise<boolean> {
+    return this.#change('cancelling', messageId, client, scheduled.cancelMessage);
+  }
+
+  /**
+   * Changes when a message of this queue, that nobody has taken yet, is due.
+   * @param due seconds from now, or a time; one that has passed means now
+   * @returns false where it was taken, archived, or never there
+   * @throws {WorkerFencedError | ClosedError}
+   */
+  async reschedule(
+    messageId: Id,
+    due: scheduled.Due,
+    { client }: Pick<EnqueueOptions, 'client'> = {},
+  ): Promise<boolean> {
+    const checked = checkDue(due);
+    const moved = await this.#change('rescheduling', messageId, client, (on, target) =>
+      scheduled.rescheduleMessage(on, target, checked),
+    );
+    if (moved) this.#doorbell.ring(); // it may be due sooner than what consumers sleep for
+    return moved;
+  }
+
+  /**
+   * Adds `seconds` to the lease of a message of this queue, whoever holds it. (A consumer extends its own with
+   * `consumer.extendVisibility`.)
+   * @param seconds from 0 to 2,592,000 (30 days)
+   * @returns false where no lease is running: not taken, run out, released, archived, or never there
+   * @throws {WorkerFencedError | ClosedError}
+   */
+  async extendVisibility(messageId: Id, seconds: number): Promise<boolean> {
+    check.number('seconds', seconds, { min: 0, max: MAX_EXTENSION_SECONDS });
+    return this.#change('extending a lease', messageId, undefined, (on, target) =>
+      scheduled.extendLease(on, target, seconds),
+    );
   }
 
   /**
    * A stream into the queue: objects become messages, batch by batch, each batch in one transaction, in order and
-   * exactly once. `finish` means that every row is committed.
+   * exactly once. `finish` means that every row is committed. While the producer is suspended the stream waits.
    *
    * @example
    * await pipeline(source, producer.writable({ batchSize: 5_000 }));
    */
-  writable<T = unknown>(options: WritableOptions<T> = {}): ProducerStream<T> {
-    this.assertRunning();
-    if (this.#closed) throw new ClosedError('the producer');
+  writable<T extends In = In>(options: WritableOptions<T> = {}): ProducerStream<T> {
+    this.assertReady();
     const { batch, ...sending } = checkWritableOptions(options);
+    const { payloads, validate, limiter } = this.options;
     const sink = new StreamSink<T>({
       ...sending,
       db: this.db,
       queue: this.queue,
-      workerName: this.workerName,
       worker: this.incarnation,
-      maxPayloadBytes: this.maxPayloadBytes,
+      fenced: () => this.fence(),
+      check: payloads,
+      validate,
+      pace: async (rows, signal) => {
+        await this.whenReady(signal);
+        await limiter?.wait(rows, signal);
+      },
       turnMs: TURN_MS,
       onCommit: () => this.#doorbell.ring(),
     });
@@ -127,7 +237,7 @@ export class Producer extends Worker {
    * Takes all items of an iterable into the queue.
    * @returns what was done, once every row is committed; when it rejects nothing is on its way any more
    */
-  async ingest<T>(
+  async ingest<T extends In = In>(
     items: Iterable<T> | AsyncIterable<T>,
     options: WritableOptions<T> = {},
   ): Promise<IngestSummary> {
@@ -141,45 +251,71 @@ export class Producer extends Worker {
     }
   }
 
-  /** Ends unfinished streams with a ClosedError, then suspends and shuts down. Twice is fine. */
+  /**
+   * Sends what was accepted, ends unfinished streams and calls that wait for the rate limit with a ClosedError, then
+   * suspends and shuts down. Twice is fine.
+   */
   override close(): Promise<void> {
     this.#closed ??= this.#close();
     return this.#closed;
   }
 
   async #close(): Promise<void> {
+    this.leave();
+    this.options.limiter?.end(new ClosedError('the producer'));
     const closing = [...this.#streams].map(
       (stream) => new Promise((resolve) => stream.once('close', resolve)),
     );
     for (const stream of this.#streams) stream.destroy(new ClosedError('the producer'));
     await Promise.all(closing);
+    await this.#calls.idle();
     await this.#doorbell.quiet();
     await super.close();
   }
-}
 
-function checkWritableOptions<T>(options: WritableOptions<T>) {
-  const { delaySeconds = 0 } = options;
-  return {
-    batch: {
-      batchSize: check.integer('batchSize', options.batchSize ?? 5_000, { min: 1, max: 1_000_000 }),
-      batchBytes: check.integer('batchBytes', options.batchBytes ?? 8 * 1_024 * 1_024, {
-        min: 1,
-        max: 512 * 1_024 * 1_024,
-      }),
-      lingerMs: check.integer('lingerMs', options.lingerMs ?? 100, { min: 0, max: 3_600_000 }),
-      concurrency: check.integer('concurrency', options.concurrency ?? 2, { min: 1, max: 4 }),
-    },
-    delaySeconds: typeof delaySeconds === 'function' ? delaySeconds : checkDelay(delaySeconds),
-    method: check.oneOf('method', options.method ?? 'auto', ['auto', 'copy', 'insert']),
-    retry: {
-      retries: check.integer('retries', options.retries ?? 10, { min: 0, max: 1_000_000 }),
-      baseMs: check.integer('retryBaseMs', options.retryBaseMs ?? 50, { min: 1, max: 3_600_000 }),
-      maxMs: check.integer('retryMaxMs', options.retryMaxMs ?? 5_000, { min: 1, max: 3_600_000 }),
-    },
-    batchTimeoutMs: check.integer('batchTimeoutMs', options.batchTimeoutMs ?? 30_000, {
-      min: 100,
-      max: 3_600_000,
-    }),
-  };
+  async #put(rows: readonly OutgoingRow[], options: EnqueueOptions): Promise<StoredMessage<Out>[]> {
+    const { client, notify = true, signal } = options;
+    signal?.throwIfAborted();
+    await this.options.limiter?.take(rows.length, signal);
+    this.assertReady(); // once more: time may have passed
+    const stored = client
+      ? await this.#calls.within(client, rows, notify ? this.#doorbell.channel : null)
+      : await this.#calls.put(rows, signal);
+    return stored.map((row) => this.#message(row));
+  }
+
+  #message({ id, json, atMicros, delaySeconds }: StoredRow): StoredMessage<Out> {
+    const at = Number(atMicros / 1_000n);
+    return {
+      id,
+      queueId: this.queue.id,
+      payload: JSON.parse(json) as Out,
+      vt: new Date(at + delaySeconds * 1_000),
+      enqueuedAt: new Date(at),
+      readCount: 0,
+      dequeuedAt: null,
+      producerWorkerId: this.workerId,
+      consumerWorkerId: null,
+      archivedAt: null,
+    };
+  }
+
+  async #change(
+    what: string,
+    messageId: Id,
+    client: CallersClient | undefined,
+    change: (on: Queryable, target: scheduled.Target) => scheduled.Changed,
+  ): Promise<boolean> {
+    this.assertRunning();
+    const target = {
+      messageId: check.id('messageId', messageId),
+      queueId: this.queue.id,
+      worker: this.incarnation,
+    };
+    const changed = client
+      ? await change(this.db.on(client), target)
+      : await answeredWithin(this.db, what, { withinMs: ANSWER_MS }, (session) => change(session, target));
+    if (changed === undefined) throw this.fence();
+    return changed;
+  }
 }

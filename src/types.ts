@@ -7,7 +7,7 @@ export interface Queue {
   createdAt: Date;
 }
 
-/** States of a worker; `polling` and `interrupted` are set by pgqrs' own clients. */
+/** States of a worker. Polling and interrupted are only those that were told so: pgqrs' pollers, and who calls `poll()`. */
 export type WorkerStatus = 'ready' | 'polling' | 'suspended' | 'interrupted' | 'stopped';
 
 /** A registered worker as the table holds it. Times are the server's. */

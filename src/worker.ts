@@ -1,41 +1,24 @@
 import { EventEmitter } from 'node:events';
-import { hostname as localHostname } from 'node:os';
-import { randomUUID } from 'node:crypto';
-import * as check from './check.js';
 import type { Db } from './db.js';
 import {
   ClosedError,
-  DatabaseError,
-  InvalidStateTransitionError,
-  QueueNotFoundError,
   SchemaNotInstalledError,
-  WorkerAlreadyActiveError,
   WorkerFencedError,
+  WorkerSuspendedError,
 } from './errors/index.js';
-import * as sql from './sql/workers.js';
+import type { Incarnation } from './sql/workers.js';
 import type { Id, Queue, WorkerStatus } from './types.js';
+import { Pulse } from './worker-pulse.js';
+import { Readiness } from './worker-readiness.js';
+import { register, type Registration, type WorkerOptions } from './worker-registration.js';
+import { type Age, type WorkerAction, WorkerRow } from './worker-row.js';
 
-export interface WorkerOptions {
-  /** First half of the worker's name. @default the machine's host name */
-  hostname?: string;
-  /**
-   * Second half of the name, from 1 to 65535. With a port the name is `hostname:port` and belongs to one live process
-   * at a time; without, it is `hostname-<uuid>` and always new.
-   */
-  port?: number;
-  /** Seconds between two heartbeats, each up to a tenth early or late. @default 5 */
-  heartbeatIntervalSeconds?: number;
-  /**
-   * Silence in seconds after which this process may take over the name from one that has not stopped: at least three
-   * heartbeat intervals. @default 60, or three heartbeat intervals if that is more
-   */
-  staleAfterSeconds?: number;
-}
+export type { Registration, WorkerOptions } from './worker-registration.js';
 
 export interface WorkerEvents {
   /** A heartbeat did not reach the server; the next one is tried as usual. */
   heartbeatError: [error: Error];
-  /** Somebody changed this worker's status elsewhere; seen by a heartbeat. */
+  /** Somebody changed this worker's status elsewhere; seen by a heartbeat, or whatever else asks the server. */
   status: [status: WorkerStatus];
   /** The registration was taken over or deleted. This process must stop: it gets nothing more to do. Once. */
   fenced: [error: WorkerFencedError];
@@ -49,54 +32,26 @@ export interface WorkerEvents {
   claimError: [error: Error];
 }
 
-/** A worker's place in the table, as its constructor needs it. */
-export interface Registration {
-  name: string;
-  self: sql.Incarnation;
-  intervalSeconds: number;
-}
-
-interface Transition {
-  from: readonly WorkerStatus[];
-  to: WorkerStatus;
-  reason: string;
-}
-
-/** What each transition asks for and leads to; the reasons are pgqrs' words. */
-const TRANSITIONS: Record<'suspend' | 'resume' | 'shutdown', Transition> = {
-  suspend: {
-    from: ['ready', 'polling', 'interrupted'],
-    to: 'suspended',
-    reason: 'Worker must be Ready, Polling, or Interrupted to suspend',
-  },
-  resume: { from: ['suspended'], to: 'ready', reason: 'Worker must be in Suspended state to resume' },
-  shutdown: { from: ['suspended'], to: 'stopped', reason: 'Worker must be in Suspended state to shutdown' },
-};
-
-/** What `close()` may find: any state but the last. */
-const RUNNING: readonly WorkerStatus[] = ['ready', 'polling', 'interrupted', 'suspended'];
-
-const FOREIGN_KEY_VIOLATION = '23503';
-
-/** Heartbeats may be lost or late; a name is free for others only after at least this many intervals. */
-const STALE_INTERVALS = 3;
-
 /**
  * A registered worker: one row of pgqrs_workers, kept alive by a timer of its own, however busy its process is.
  *
- * ready -> suspended -> stopped is the way out; suspended -> ready the way back. Every statement names the incarnation
- * (`started_at`), so a process whose name was taken over changes nothing more: it is fenced.
+ * It takes on something new while it is ready or polling. ready -> suspended -> stopped is the way out; suspended ->
+ * ready the way back. What this process does to its state counts at once, what others do when the next heartbeat
+ * brings it. Every statement names the incarnation (`started_at`), so a process whose name was taken over changes
+ * nothing more: it is fenced.
  */
 export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposable {
   /** The name in pgqrs_workers. */
   readonly workerName: string;
-  readonly #self: sql.Incarnation;
+  readonly #self: Incarnation;
+  readonly #row: WorkerRow;
+  readonly #readiness = new Readiness(() => this.#obstacle());
+  readonly #pulse: Pulse;
   #status: WorkerStatus = 'ready';
   #fenced: WorkerFencedError | undefined;
-  #timer: NodeJS.Timeout | undefined;
+  #leaving = false;
   #closing: Promise<void> | undefined;
-  #turn: Promise<void> = Promise.resolve();
-  readonly #intervalMs: number;
+  #turn: Promise<unknown> = Promise.resolve();
 
   protected constructor(
     protected readonly db: Db,
@@ -105,31 +60,16 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     super();
     this.workerName = name;
     this.#self = self;
-    this.#intervalMs = intervalSeconds * 1_000;
-    this.#arm();
+    this.#row = new WorkerRow(db.urgent, self, {
+      gone: () => this.fence(),
+      found: (status) => this.#found(status),
+    });
+    this.#pulse = new Pulse(intervalSeconds * 1_000, () => this.#beat());
   }
 
   /** Registers a worker of a queue and returns what a subclass' constructor needs. */
-  protected static async register(db: Db, queue: Queue, options: WorkerOptions): Promise<Registration> {
-    const intervalSeconds = check.number('heartbeatIntervalSeconds', options.heartbeatIntervalSeconds ?? 5, {
-      min: 0.01,
-      max: 3_600,
-    });
-    const staleAfterSeconds = check.number(
-      'staleAfterSeconds',
-      options.staleAfterSeconds ?? Math.max(60, STALE_INTERVALS * intervalSeconds),
-      { min: STALE_INTERVALS * intervalSeconds },
-    );
-    const name = workerName(options);
-    const self = await sql.registerWorker(db, name, queue.id, staleAfterSeconds).catch((error: unknown) => {
-      const gone = error instanceof DatabaseError && error.sqlState === FOREIGN_KEY_VIOLATION;
-      throw gone ? new QueueNotFoundError(queue.name) : error;
-    });
-    if (!self)
-      throw new WorkerAlreadyActiveError(name, (await sql.selectStatusByName(db, name)) ?? 'just gone');
-    // Housekeeping that any process may do: a role that only consumes need not be allowed to.
-    await sql.sweepStreams(db).catch(() => undefined);
-    return { name, self, intervalSeconds };
+  protected static register(db: Db, queue: Queue, options: WorkerOptions): Promise<Registration> {
+    return register(db, queue, options);
   }
 
   get workerId(): Id {
@@ -137,30 +77,27 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   }
 
   /** What statements name to prove that they come from this life of the worker. */
-  protected get incarnation(): sql.Incarnation {
+  protected get incarnation(): Incarnation {
     return this.#self;
   }
 
   /** The status as the server has it now. @throws {WorkerFencedError} */
-  async status(): Promise<WorkerStatus> {
-    return (await this.#row()).status;
+  status(): Promise<WorkerStatus> {
+    return this.#ask((row) => row.status());
   }
 
   /** Whether the last heartbeat is at most that old, by the server's clock. @throws {WorkerFencedError} */
-  async isHealthy(age: { seconds?: number; minutes?: number }): Promise<boolean> {
-    const limit = check.number('age', (age.seconds ?? 0) + (age.minutes ?? 0) * 60, { min: 0 });
-    return (await this.#row()).heartbeatAgeSeconds <= limit;
+  isHealthy(age: Age): Promise<boolean> {
+    return this.#ask((row) => row.isHealthy(age));
   }
 
-  /** Sends a heartbeat now, beside the timer's. @throws {WorkerFencedError} */
-  async heartbeat(): Promise<void> {
-    this.assertNotFenced();
-    await this.#inTurn(async () => {
-      const status = await sql.beat(this.db.urgent, this.#self);
-      if (status === undefined) throw this.fence();
-      if (status === this.#status || this.#closing) return;
-      this.#status = status;
-      this.emit('status', status);
+  /**
+   * Sends a heartbeat now, beside the timer's. Where it finds the worker interrupted, the worker suspends itself.
+   * @throws {WorkerFencedError}
+   */
+  heartbeat(): Promise<void> {
+    return this.#ask(async (row) => {
+      if ((await row.heartbeat()) === 'interrupted') this.#become(await row.yield());
     });
   }
 
@@ -174,10 +111,28 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     return this.#move('resume');
   }
 
+  /** ready or polling -> polling: may be interrupted. @throws {InvalidStateTransitionError | WorkerFencedError} */
+  poll(): Promise<void> {
+    return this.#move('poll');
+  }
+
+  /** polling -> ready. @throws {InvalidStateTransitionError | WorkerFencedError} */
+  completePoll(): Promise<void> {
+    return this.#move('completePoll');
+  }
+
+  /**
+   * polling -> interrupted; the next heartbeat suspends the worker.
+   * @throws {InvalidStateTransitionError | WorkerFencedError}
+   */
+  interrupt(): Promise<void> {
+    return this.#move('interrupt');
+  }
+
   /** suspended -> stopped; the heartbeat ends. @throws {InvalidStateTransitionError | WorkerFencedError} */
   async shutdown(): Promise<void> {
     await this.#move('shutdown');
-    this.#disarm();
+    this.#pulse.stop();
   }
 
   /**
@@ -197,88 +152,106 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     if (this.#fenced) throw this.#fenced;
   }
 
-  /** Nothing new is begun by a worker that has stopped, here or elsewhere. */
+  /** Not for a worker that is fenced, or that has stopped, here or elsewhere; suspended it may be. */
   protected assertRunning(): void {
-    this.assertNotFenced();
-    if (this.#closing || this.#status === 'stopped') throw new ClosedError(`worker ${this.workerName}`);
+    const obstacle = this.#obstacle();
+    if (obstacle && !(obstacle instanceof WorkerSuspendedError)) throw obstacle;
   }
 
-  async #row() {
-    this.assertNotFenced();
-    const row = await sql.selectWorker(this.db.urgent, this.#self);
-    if (!row) throw this.fence();
-    return row;
+  /**
+   * Something new may begin.
+   * @throws {WorkerFencedError}
+   * @throws {ClosedError} it is stopped, here or elsewhere, or closing
+   * @throws {WorkerSuspendedError} it is suspended or interrupted
+   */
+  protected assertReady(): void {
+    this.#readiness.assert();
   }
 
-  async #move(action: keyof typeof TRANSITIONS): Promise<void> {
-    const { from, to, reason } = TRANSITIONS[action];
-    this.assertNotFenced();
-    await this.#inTurn(async () => {
-      while (!(await sql.moveWorker(this.db.urgent, this.#self, from, to))) {
-        const { status } = await this.#row();
-        // Unless somebody has just moved it to where it may go from.
-        if (!from.includes(status)) throw new InvalidStateTransitionError(status, to, reason);
-      }
-      this.#status = to;
-    });
+  /**
+   * Waits until something new may begin: not at all, or as long as the worker is suspended or interrupted. Rejects as
+   * soon as it is fenced (WorkerFencedError), stopped or closing (ClosedError), or with the signal's reason.
+   */
+  protected whenReady(signal?: AbortSignal): Promise<void> {
+    return this.#readiness.when(signal);
   }
 
-  /** One at a time, so that no answer is older than what is known: a beat must not report our own last step as news. */
-  async #inTurn(work: () => Promise<void>): Promise<void> {
-    const turn = this.#turn.then(work);
-    this.#turn = turn.catch(() => undefined);
-    await turn;
+  /** Has `watcher` called whenever assertReady() may have another answer. @returns what ends that */
+  protected watchReadiness(watcher: () => void): () => void {
+    return this.#readiness.watch(watcher);
   }
 
-  async #close(): Promise<void> {
-    this.#disarm();
-    try {
-      // One step: whether it was suspended before, nobody could have seen.
-      if (!this.#fenced) await sql.moveWorker(this.db.urgent, this.#self, RUNNING, 'stopped');
-    } catch (error) {
-      // After an uninstall() there is no registration left either.
-      if (!(error instanceof SchemaNotInstalledError)) throw error;
-    } finally {
-      this.#status = 'stopped';
-      this.emit('closed');
-    }
+  /**
+   * Nothing new begins from now on. The beginning of every close(): a subclass that waits for what is under way calls
+   * it before that, or would wait for those who wait until they may begin.
+   */
+  protected leave(): void {
+    this.#leaving = true;
+    this.#readiness.changed();
   }
 
   protected fence(): WorkerFencedError {
     if (!this.#fenced) {
-      this.#disarm();
+      this.#pulse.stop();
       this.#fenced = new WorkerFencedError(this.workerName);
+      this.#readiness.changed();
       this.emit('fenced', this.#fenced);
     }
     return this.#fenced;
   }
 
-  /** The next beat is set when the last one is over, so that a slow server never has two of them. */
-  #arm(): void {
-    const jitter = 0.9 + Math.random() * 0.2;
-    this.#timer = setTimeout(() => void this.#beat(), this.#intervalMs * jitter).unref();
+  /** Why nothing new may begin; a suspension is the one reason that passes. */
+  #obstacle(): Error | undefined {
+    if (this.#fenced) return this.#fenced;
+    if (this.#leaving || this.#status === 'stopped') return new ClosedError(`worker ${this.workerName}`);
+    if (this.#status === 'suspended' || this.#status === 'interrupted')
+      return new WorkerSuspendedError(this.workerName, this.#status);
+    return undefined;
   }
 
-  #disarm(): void {
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
+  #move(action: WorkerAction): Promise<void> {
+    return this.#ask(async (row) => this.#become(await row.move(action)));
+  }
+
+  /** One at a time, so that no answer is older than what is known: a beat must not report our own last step as news. */
+  async #ask<T>(work: (row: WorkerRow) => Promise<T>): Promise<T> {
+    this.assertNotFenced();
+    const turn = this.#turn.then(() => work(this.#row));
+    this.#turn = turn.catch(() => undefined);
+    return turn;
+  }
+
+  #found(status: WorkerStatus): void {
+    if (status === this.#status || this.#closing) return;
+    this.#become(status);
+    this.emit('status', status);
+  }
+
+  #become(status: WorkerStatus): void {
+    this.#status = status;
+    this.#readiness.changed();
+  }
+
+  async #close(): Promise<void> {
+    this.leave();
+    this.#pulse.stop();
+    try {
+      // One step: whether it was suspended before, nobody could have seen.
+      if (!this.#fenced) await this.#row.stop();
+    } catch (error) {
+      // After an uninstall() there is no registration left either.
+      if (!(error instanceof SchemaNotInstalledError)) throw error;
+    } finally {
+      this.#become('stopped');
+      this.emit('closed');
+    }
   }
 
   async #beat(): Promise<void> {
-    const beating = this.#timer;
     try {
       await this.heartbeat();
     } catch (error) {
-      if (this.#fenced) return;
-      this.emit('heartbeatError', error as Error);
+      if (!this.#fenced) this.emit('heartbeatError', error as Error);
     }
-    // Not when it was disarmed in between.
-    if (this.#timer === beating) this.#arm();
   }
-}
-
-function workerName({ hostname, port }: WorkerOptions): string {
-  const host = check.text('hostname', hostname ?? localHostname(), 255);
-  if (port === undefined) return `${host}-${randomUUID()}`;
-  return `${host}:${check.integer('port', port, { min: 1, max: 65_535 })}`;
 }

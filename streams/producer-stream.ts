@@ -1,5 +1,6 @@
 import { Writable, type WritableOptions } from 'node:stream';
 import pLimit from 'p-limit';
+import { orAbort } from '../src/deferred.js';
 import { ClosedError, type IngestProgress, SluiceError } from '../src/errors/index.js';
 import { endOnAbort } from './end-on-abort.js';
 
@@ -7,8 +8,11 @@ import { endOnAbort } from './end-on-abort.js';
 export interface FillingBatch<T> {
   readonly count: number;
   readonly bytes: number;
-  /** Adds one item, or throws and adds nothing. */
-  append(item: T, index: number): void;
+  /**
+   * Adds one item, or throws and adds nothing.
+   * @param payload what is stored: what `validate` made of the item, or the item itself
+   */
+  append(item: T, payload: unknown, index: number): void;
   /** Resolves when its rows are committed. Called in order, `concurrency` at a time; the batch is not used again. */
   send(): Promise<CommittedBatch>;
 }
@@ -28,6 +32,11 @@ export interface CommittedBatch {
 export interface Sink<T> {
   /** Makes ready; nothing else is called before it resolves. */
   open(signal: AbortSignal, onRetry: (event: RetryEvent) => void): Promise<void>;
+  /**
+   * Makes the payload that is stored of an item, or a Promise of it; throws or rejects to refuse the item. Called once
+   * per item, in order, one item at a time.
+   */
+  validate?(item: T, index: number): unknown;
   /** A new, empty batch. */
   batch(): FillingBatch<T>;
   /** Leaves nothing behind; called once, when no batch is in flight. Resolves with what is committed; never rejects. */
@@ -147,11 +156,37 @@ export class ProducerStream<T> extends EventfulWritable {
 
   override _write(item: T, _encoding: BufferEncoding, callback: Callback): void {
     this.#startedAt ??= performance.now();
+    if (this.sink.validate) this.#validate(item, callback);
+    else this.#take(item, item, callback);
+  }
+
+  #validate(item: T, callback: Callback): void {
+    let payload: unknown;
+    try {
+      payload = this.sink.validate?.(item, this.#stats.accepted);
+    } catch (error) {
+      this.#refuse(error, callback);
+      return;
+    }
+    // The batch is looked up afterwards: while the item is validated, the one that was filling may be sent.
+    const take = (validated: unknown) => {
+      if (this.destroyed) this.#refuse(this.#abort.signal.reason, callback);
+      else this.#take(item, validated, callback);
+    };
+    if (!(payload instanceof Promise)) take(payload);
+    else {
+      orAbort<unknown>(payload, this.#abort.signal).then(take, (error: unknown) =>
+        this.#refuse(error, callback),
+      );
+    }
+  }
+
+  #take(item: T, payload: unknown, callback: Callback): void {
     try {
       this.#batch ??= this.sink.batch();
-      this.#batch.append(item, this.#stats.accepted);
+      this.#batch.append(item, payload, this.#stats.accepted);
     } catch (error) {
-      this.#refuse(error as Error, callback);
+      this.#refuse(error, callback);
       return;
     }
     this.#stats.accepted++;
@@ -185,8 +220,10 @@ export class ProducerStream<T> extends EventfulWritable {
   }
 
   /** An item that cannot be stored ends the stream, but the batches before its own are still committed. */
-  #refuse(error: Error, callback: Callback): void {
+  #refuse(reason: unknown, callback: Callback): void {
     clearTimeout(this.#linger);
+    // Without an error the item would count as taken.
+    const error = reason instanceof Error ? reason : new Error('the item was refused', { cause: reason });
     void Promise.all(this.#sending).then(() => callback(error));
   }
 

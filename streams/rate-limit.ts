@@ -1,6 +1,5 @@
 import { Transform, type TransformCallback } from 'node:stream';
 import { integer, number } from '../src/check.js';
-import { InvalidOptionError } from '../src/errors/index.js';
 import { endOnAbort } from './end-on-abort.js';
 import { TokenBucket } from './token-bucket.js';
 
@@ -33,8 +32,7 @@ export interface RateLimitOptions {
  * await pipeline(source, rateLimit({ perSecond: 50_000 }), producer.writable());
  */
 export function rateLimit({ perSecond, burst = 1, signal }: RateLimitOptions): Transform {
-  number('rateLimit.perSecond', perSecond);
-  if (perSecond <= 0) throw new InvalidOptionError('rateLimit.perSecond', 'above 0', `${perSecond}`);
+  number('rateLimit.perSecond', perSecond, { above: 0 });
   integer('rateLimit.burst', burst, { min: 1 });
   return endOnAbort(signal, new RateLimit(new TokenBucket({ perSecond, burst })));
 }

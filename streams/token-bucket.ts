@@ -71,6 +71,12 @@ export class TokenBucket {
     return waitMs;
   }
 
+  /** Undoes a reservation that is not going to be used. */
+  giveBack(n = 1): void {
+    this.#accrue();
+    this.#balance = Math.min(this.#balance + n, this.#cap());
+  }
+
   /** Keeps what came in while the limiter held a reservation `lateMs` longer than it had to; a second's worth at most. */
   makeUp(lateMs: number): void {
     this.#lateMs = Math.min(this.#lateMs + lateMs, MAX_LATE_MS);

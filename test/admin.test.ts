@@ -102,6 +102,14 @@ test('without tables or without schema every call says to install them', async (
     () => admin.deleteQueue('work'),
     () => admin.purgeQueue('work'),
     () => admin.deleteWorker('1'),
+    () => admin.listWorkers(),
+    () => admin.worker('1').status(),
+    () => admin.getMessage('1'),
+    () => admin.queueMetrics('work'),
+    () => admin.allQueuesMetrics(),
+    () => admin.systemStats(),
+    () => admin.workerHealthStats(),
+    () => admin.workerStats('work'),
   ];
   const refuse = async () => {
     for (const call of calls) {

@@ -7,8 +7,17 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 
 /** The house, floor by floor: a file imports from its own floor or from lower ones, never upwards. */
 const FLOORS: readonly (readonly string[])[] = [
-  ['src/errors/', 'src/shown', 'src/types', 'src/backoff', 'src/deferred', 'src/known-name', 'src/metrics'],
-  ['src/check', 'src/driver-error', 'src/answered-within', 'src/copy-in', 'src/db', 'src/dsn'],
+  [
+    'src/errors/',
+    'src/shown',
+    'src/on-abort',
+    'src/types',
+    'src/backoff',
+    'src/deferred',
+    'src/known-name',
+    'src/metrics',
+  ],
+  ['src/check', 'src/driver-error', 'src/answered-within', 'src/copy-in', 'src/session', 'src/db', 'src/dsn'],
   [
     'src/sql/',
     'src/config',

@@ -7,7 +7,6 @@ import type { Queryable } from '../src/db.js';
 import {
   connect,
   type ConsumerOptions,
-  InvalidStateTransitionError,
   type Sluice,
   WorkerAlreadyActiveError,
   WorkerFencedError,
@@ -16,38 +15,7 @@ import {
 import { eventually, within } from './support/eventually.js';
 import { startProxy } from './support/proxy.js';
 import { numbered, scenario, type Scenario } from './support/scenario.js';
-
-interface Row {
-  id: string;
-  name: string;
-  status: WorkerStatus;
-  age: number;
-  stopped: boolean;
-}
-
-async function row({ pool, schema }: Scenario, id: string): Promise<Row | undefined> {
-  const { rows } = await pool.query<Row>(
-    `select id::text, name, status::text, extract(epoch from now() - heartbeat_at)::float8 as age,
-       shutdown_at is not null as stopped
-     from ${schema}.pgqrs_workers where id = $1`,
-    [id],
-  );
-  return rows[0];
-}
-
-async function setStatus({ pool, schema }: Scenario, id: string, status: WorkerStatus): Promise<void> {
-  await pool.query(
-    `update ${schema}.pgqrs_workers set status = $2::text::${schema}.worker_status where id = $1`,
-    [id, status],
-  );
-}
-
-async function silence({ pool, schema }: Scenario, id: string, seconds: number): Promise<void> {
-  await pool.query(
-    `update ${schema}.pgqrs_workers set heartbeat_at = now() - $2 * interval '1 second' where id = $1`,
-    [id, seconds],
-  );
-}
+import { row, setStatus, silence } from './support/worker-rows.js';
 
 /** Another process, as far as the server can tell. */
 async function another({ url, schema }: Scenario): Promise<Sluice> {
@@ -97,14 +65,20 @@ test('ports, names and intervals are checked', async () => {
 
 test('a second live process with the same name is refused, whatever state the first is in', async () => {
   const s = await scenario();
-  const first = await s.consumer(NAMED);
+  // No beat of its own that would make `interrupted` something else.
+  const first = await s.consumer({ ...NAMED, heartbeatIntervalSeconds: 3_600 });
   const other = await another(s);
   for (const status of ['ready', 'polling', 'interrupted', 'suspended'] as const) {
     await setStatus(s, first.workerId, status);
+    const words =
+      status === 'suspended'
+        ? 'worker "host:3000" is suspended. Use resume() to reactivate. Or stop it'
+        : `worker "host:3000" is already registered and ${status}; stop it`;
     await expect(other.producer('work', NAMED)).rejects.toMatchObject({
       code: 'WORKER_ALREADY_ACTIVE',
       worker: 'host:3000',
       status,
+      message: `${words}, wait until its heartbeat is stale, or choose another hostname or port`,
     });
   }
   await silence(s, first.workerId, 59);
@@ -138,6 +112,39 @@ test('who has stopped gets the same id again', async () => {
   const second = await s.producer(NAMED);
   expect(second.workerId).toBe(first.workerId);
   expect(await row(s, first.workerId)).toMatchObject({ status: 'ready', stopped: false });
+});
+
+test('a name that is given up while it is asked for is had at once', async () => {
+  const s = await scenario();
+  const first = await s.consumer(NAMED);
+  const { db } = first as unknown as { db: Queryable };
+  const query = db.query.bind(db);
+  db.query = async <R>(text: string, values?: readonly unknown[]) => {
+    const answer = await query<R>(text, values);
+    // Refused; but before it can ask why, the other has stopped.
+    if (text.includes('sluice:register_worker') && answer.length === 0) await first.close();
+    return answer;
+  };
+  const second = await s.consumer(NAMED);
+  db.query = query;
+  expect(second.workerId).toBe(first.workerId);
+  expect(await second.status()).toBe('ready');
+});
+
+test('of processes that race for the name of one that has stopped exactly one gets its id', async () => {
+  const s = await scenario({ maxConnections: 8 });
+  let last = await s.consumer(NAMED);
+  for (let round = 0; round < 5; round++) {
+    const { workerId } = last;
+    await last.suspend();
+    await last.shutdown();
+    const racing = await Promise.allSettled(Array.from({ length: 8 }, () => s.consumer(NAMED)));
+    const won = racing.filter((result) => result.status === 'fulfilled');
+    expect(won).toHaveLength(1);
+    last = won[0]!.value;
+    expect(last.workerId).toBe(workerId);
+    expect(await last.status()).toBe('ready');
+  }
 });
 
 test('a stale name is taken over with its id, and its former owner can do nothing more', async () => {
@@ -261,42 +268,6 @@ test('its own transitions are no event, though a beat may be answered before the
   urgent.query = query;
   expect(seen).toEqual([]);
 });
-
-const WORDS = {
-  suspend: ['suspended', 'Worker must be Ready, Polling, or Interrupted to suspend'],
-  resume: ['ready', 'Worker must be in Suspended state to resume'],
-  shutdown: ['stopped', 'Worker must be in Suspended state to shutdown'],
-} as const;
-const ALLOWED: Record<keyof typeof WORDS, WorkerStatus[]> = {
-  suspend: ['ready', 'polling', 'interrupted'],
-  resume: ['suspended'],
-  shutdown: ['suspended'],
-};
-
-test.each(['suspend', 'resume', 'shutdown'] as const)(
-  '%s is allowed from where the table says',
-  async (action) => {
-    const s = await scenario();
-    const [to, reason] = WORDS[action];
-    for (const from of ['ready', 'polling', 'suspended', 'interrupted', 'stopped'] as const) {
-      const worker = await s.consumer();
-      await setStatus(s, worker.workerId, from);
-      if (ALLOWED[action].includes(from)) {
-        await worker[action]();
-        expect(await worker.status()).toBe(to);
-        expect(await row(s, worker.workerId)).toMatchObject({ status: to, stopped: to === 'stopped' });
-      } else {
-        const error = await worker[action]().then(
-          () => expect.unreachable(),
-          (error: unknown) => error,
-        );
-        expect(error).toBeInstanceOf(InvalidStateTransitionError);
-        expect(error).toMatchObject({ code: 'INVALID_STATE_TRANSITION', from, to, reason });
-        expect(await worker.status()).toBe(from);
-      }
-    }
-  },
-);
 
 test('close() stops a worker from whatever state, and as often as one likes', async () => {
   const s = await scenario();

@@ -1,3 +1,4 @@
+import type { WorkerStatus } from '../types.js';
 import { SluiceError } from './base.js';
 
 /** A live worker already goes by that name. */
@@ -7,9 +8,13 @@ export class WorkerAlreadyActiveError extends SluiceError {
     readonly worker: string,
     readonly status: string,
   ) {
+    // A suspended one is not lost: its own process may go on.
+    const found =
+      status === 'suspended'
+        ? 'is suspended. Use resume() to reactivate. Or'
+        : `is already registered and ${status};`;
     super(
-      `worker "${worker}" is already registered and ${status}; ` +
-        'stop it, wait until its heartbeat is stale, or choose another hostname or port',
+      `worker "${worker}" ${found} stop it, wait until its heartbeat is stale, or choose another hostname or port`,
     );
   }
 }
@@ -26,8 +31,9 @@ export class WorkerFencedError extends SluiceError {
 export class InvalidStateTransitionError extends SluiceError {
   readonly code = 'INVALID_STATE_TRANSITION';
   constructor(
-    readonly from: string,
-    readonly to: string,
+    readonly from: WorkerStatus,
+    readonly to: WorkerStatus,
+    /** What the worker would have to be, in pgqrs' words. */
     readonly reason: string,
   ) {
     super(`worker cannot go from ${from} to ${to}: ${reason}`);
@@ -50,7 +56,7 @@ export class WorkerSuspendedError extends SluiceError {
   readonly code = 'WORKER_SUSPENDED';
   constructor(
     readonly worker: string,
-    readonly status: string,
+    readonly status: WorkerStatus,
   ) {
     super(`worker ${worker} is ${status} and takes on nothing new; resume() it first`);
   }

@@ -2,17 +2,17 @@ import type { Db, Session } from '../db.js';
 import { orAbort } from '../deferred.js';
 import {
   DatabaseError,
-  QueueNotFoundError,
   StreamFencedError,
   StreamNotFoundError,
   StreamRegressedError,
-  WorkerFencedError,
+  type WorkerFencedError,
 } from '../errors/index.js';
 import * as sql from '../sql/batches.js';
 import { RAISED } from '../sql/statement.js';
 import { type LedgerRow, selectStream } from '../sql/streams.js';
 import type { Incarnation } from '../sql/workers.js';
 import type { Queue } from '../types.js';
+import { translateGone } from './gone.js';
 import type { Rows } from './rows.js';
 import type { Turn } from './sequence.js';
 import { type Watch, watched } from './watch.js';
@@ -37,8 +37,8 @@ export class Batch {
 export interface FlushTarget {
   db: Db;
   queue: Queue;
-  workerName: string;
   worker: Incarnation;
+  fenced: () => WorkerFencedError;
   stream: sql.StreamKey & { name: string };
   /** Whether rows carry `vt`. */
   withVt: boolean;
@@ -68,7 +68,7 @@ export async function flush(target: FlushTarget, batch: Batch, turn: Turn): Prom
       attempt(target, batch, turn, session, watch, clock),
     );
   } catch (error) {
-    throw translate(target, error);
+    throw translateGone(error, target.queue.name, target.fenced);
   }
 }
 
@@ -128,13 +128,6 @@ function isCommitted({ stream }: FlushTarget, row: LedgerRow | undefined, seq: n
   if (row.epoch !== stream.epoch) throw new StreamFencedError(stream.name);
   if (row.seq < seq - 1) throw new StreamRegressedError(stream.name, row.position);
   return row.seq >= seq;
-}
-
-function translate(target: FlushTarget, error: unknown): unknown {
-  if (!(error instanceof DatabaseError)) return error;
-  if (error.sqlState === RAISED.queueGone) return new QueueNotFoundError(target.queue.name);
-  if (error.sqlState === RAISED.workerGone) return new WorkerFencedError(target.workerName);
-  return error;
 }
 
 type Stopwatch = (phase: keyof Batch['msByPhase']) => void;

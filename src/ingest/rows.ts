@@ -1,37 +1,35 @@
-import { PayloadInvalidError, PayloadTooLargeError } from '../errors/index.js';
 import type { Id } from '../types.js';
+import type { PayloadCheck } from '../validation.js';
+import { JSONB_VERSION, jsonbArray } from './jsonb-array.js';
 
 const SIGNATURE = Buffer.from('PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0', 'latin1');
 const TRAILER = Buffer.from([0xff, 0xff]);
 const CHUNK_BYTES = 256 * 1024;
 const FIRST_CAPACITY = 64 * 1024;
-const JSONB_OID = 3802;
 /** A timestamptz in binary counts from 2000. */
 const POSTGRES_EPOCH_MICROS = BigInt(Date.UTC(2000, 0)) * 1_000n;
-/** Version byte that jsonb's binary input wants before the text. */
-const JSONB_VERSION = 1;
 
 /** What every row of a stream has in common: its constant columns, as they stand before the payload. */
 export interface RowFormat {
   header: Buffer;
   /** Where in the header the 8 bytes of `vt` begin; undefined when `vt` is left to its default. */
   vtOffset: number | undefined;
-  maxPayloadBytes: number;
+  check: PayloadCheck;
 }
 
 /** queue_id, producer_worker_id, origin [, vt], payload: the column order of sql/batches.ts. */
-export function rowFormat(queueId: Id, workerId: Id, withVt: boolean, maxPayloadBytes: number): RowFormat {
+export function rowFormat(queueId: Id, workerId: Id, withVt: boolean, check: PayloadCheck): RowFormat {
   const header = Buffer.alloc(withVt ? 44 : 32);
   let at = header.writeInt16BE(withVt ? 5 : 4);
   for (const id of [queueId, workerId]) at = header.writeBigInt64BE(BigInt(id), header.writeInt32BE(8, at));
   at = header.writeInt16BE(1, header.writeInt32BE(2, at));
   if (withVt) at = header.writeInt32BE(8, at);
-  return { header, vtOffset: withVt ? at : undefined, maxPayloadBytes };
+  return { header, vtOffset: withVt ? at : undefined, check };
 }
 
 /**
- * Rows as PostgreSQL's binary COPY wants them, in one buffer that grows and is used again: an item becomes bytes when
- * it is written, so memory is bounded by bytes and an invalid payload is known at once.
+ * Rows as PostgreSQL's binary COPY wants them, in one buffer that grows and is used again: a payload becomes bytes
+ * when it is written, so memory is bounded by bytes and an invalid payload is known at once.
  */
 export class Rows {
   count = 0;
@@ -49,20 +47,20 @@ export class Rows {
     return this.#end;
   }
 
-  /** @param index place of the item in its source, for errors */
-  append(item: unknown, index: number, delaySeconds: number): void {
-    const json = toJson(item, index);
-    const { header, vtOffset, maxPayloadBytes } = this.format;
+  /** @param index place of the payload in its source, for errors */
+  append(payload: unknown, index: number, delaySeconds: number): void {
+    const { header, vtOffset, check } = this.format;
+    const json = check.toJson(payload, index);
     const start = this.#end;
     const body = start + header.length + 5;
     // UTF-8 takes at most 3 bytes per UTF-16 unit: only text that might not fit is measured.
     if (body + json.length * 3 > this.#buffer.length) {
       const bytes = Buffer.byteLength(json);
-      if (bytes > maxPayloadBytes) throw new PayloadTooLargeError(index, bytes, maxPayloadBytes);
+      check.checkSize(bytes, index);
       this.#reserve(body + bytes);
     }
     const written = this.#buffer.write(json, body);
-    if (written > maxPayloadBytes) throw new PayloadTooLargeError(index, written, maxPayloadBytes);
+    check.checkSize(written, index);
     header.copy(this.#buffer, start);
     this.#buffer.writeInt32BE(written + 1, body - 5);
     this.#buffer[body - 1] = JSONB_VERSION;
@@ -86,12 +84,9 @@ export class Rows {
   /** The payloads as a jsonb[] in binary format; its elements are the payload fields of the rows, byte for byte. */
   payloadArray(): Buffer {
     const headerBytes = this.format.header.length;
-    const array = Buffer.allocUnsafe(20 + this.#end - SIGNATURE.length - this.count * headerBytes);
-    let to = array.writeInt32BE(1); // dimensions
-    to = array.writeInt32BE(0, to); // no nulls
-    to = array.writeInt32BE(JSONB_OID, to);
-    to = array.writeInt32BE(this.count, to);
-    to = array.writeInt32BE(1, to); // lower bound
+    const elementBytes = this.#end - SIGNATURE.length - this.count * headerBytes;
+    const { array, at: first } = jsonbArray(this.count, elementBytes);
+    let to = first;
     for (let at = SIGNATURE.length; at < this.#end;) {
       const field = at + headerBytes;
       at = field + 4 + this.#buffer.readInt32BE(field);
@@ -125,27 +120,3 @@ export class Rows {
     this.#buffer = larger;
   }
 }
-
-/** Its type in lib.es5 leaves out that it answers undefined for what has no JSON form. */
-const stringify: (value: unknown) => string | undefined = JSON.stringify;
-
-function toJson(item: unknown, index: number): string {
-  let json: string | undefined;
-  try {
-    json = stringify(item);
-  } catch (error) {
-    // The first line says what it is; the rest of V8's message shows keys of the payload.
-    const [reason = 'JSON.stringify failed'] = (error as Error).message.split('\n');
-    throw new PayloadInvalidError(index, reason);
-  }
-  if (json === undefined) {
-    throw new PayloadInvalidError(index, 'undefined, functions and symbols have no JSON form');
-  }
-  if (json.includes('\\u') && REFUSED_ESCAPE.test(json)) {
-    throw new PayloadInvalidError(index, 'jsonb stores neither NUL characters (\\u0000) nor lone surrogates');
-  }
-  return json;
-}
-
-/** `JSON.stringify` writes proper surrogate pairs raw, so an escaped surrogate is a lone one. */
-const REFUSED_ESCAPE = /(?<!\\)(?:\\\\)*\\u(?:0000|d[89a-f])/;

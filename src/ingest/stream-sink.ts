@@ -1,6 +1,5 @@
 import { randomUUID } from 'node:crypto';
 import type { CommittedBatch, FillingBatch, RetryEvent, Sink } from '../../streams/producer-stream.js';
-import * as check from '../check.js';
 import { sleep } from '../backoff.js';
 import type { Db } from '../db.js';
 import {
@@ -8,12 +7,14 @@ import {
   type IngestProgress,
   QueueNotFoundError,
   SluiceError,
-  WorkerFencedError,
+  type WorkerFencedError,
 } from '../errors/index.js';
 import type { StreamKey, Transaction } from '../sql/batches.js';
 import * as sql from '../sql/streams.js';
 import type { Incarnation } from '../sql/workers.js';
 import type { Queue } from '../types.js';
+import type { PayloadCheck } from '../validation.js';
+import { checkDelay } from './delay.js';
 import { Batch, endHalfDead, flush, type FlushMethod, type FlushTarget } from './flush.js';
 import { rowFormat, Rows } from './rows.js';
 import { type RetryOptions, Sequence } from './sequence.js';
@@ -22,11 +23,16 @@ import { watched } from './watch.js';
 export interface StreamSinkOptions<T> {
   db: Db;
   queue: Queue;
-  workerName: string;
   worker: Incarnation;
+  fenced: () => WorkerFencedError;
+  /** Resolves when so many rows may be sent. */
+  pace: (rows: number, signal: AbortSignal) => Promise<void>;
   /** Called after each commit. */
   onCommit: () => void;
-  maxPayloadBytes: number;
+  /** What every payload must be like. */
+  check: PayloadCheck;
+  /** Makes the payload that is stored of an item, or a promise of it; throws or rejects to refuse the item. */
+  validate?: ((payload: unknown, index: number) => unknown) | undefined;
   delaySeconds: number | ((item: T) => number);
   method: FlushMethod | 'auto';
   retry: RetryOptions;
@@ -34,8 +40,6 @@ export interface StreamSinkOptions<T> {
   turnMs: number;
 }
 
-/** pgqrs' delays are unsigned 32-bit seconds. */
-const MAX_DELAY_SECONDS = 4_294_967_295;
 const FEATURE_NOT_SUPPORTED = '0A000';
 const FOREIGN_KEY_VIOLATION = '23503';
 /** Longest time to find out at the end whether the last batch is in. */
@@ -44,6 +48,7 @@ const SETTLE_RETRY_MS = 100;
 
 /** Sends a stream's batches into one queue, in order and exactly once: the ledger row, the sequence, the buffers. */
 export class StreamSink<T> implements Sink<T> {
+  readonly validate?: (item: T, index: number) => unknown;
   readonly #options: StreamSinkOptions<T>;
   readonly #withVt: boolean;
   readonly #spare: Rows[] = [];
@@ -52,17 +57,22 @@ export class StreamSink<T> implements Sink<T> {
   #sequence: Sequence<Batch> | undefined;
   /** Items in the batches that were handed over; the position of the last of them. */
   #position = 0;
+  #signal: AbortSignal | undefined;
+  /** One batch after the other, so that none overtakes another while it is held back. */
+  #paced: Promise<void> = Promise.resolve();
   #committed = 0;
   /** The last transaction of the batch whose COMMIT was not answered before the stream failed. There is at most one. */
   #inDoubt: Transaction | undefined;
 
   constructor(options: StreamSinkOptions<T>) {
     this.#options = options;
+    if (options.validate) this.validate = options.validate;
     this.#withVt = options.delaySeconds !== 0;
   }
 
   async open(signal: AbortSignal, onRetry: (event: RetryEvent) => void): Promise<void> {
-    const { db, queue, worker, workerName, batchTimeoutMs, retry, turnMs, method } = this.#options;
+    const { db, queue, worker, fenced, batchTimeoutMs, retry, turnMs, method } = this.#options;
+    this.#signal = signal;
     this.#name = `anonymous-${randomUUID()}`;
     const name = this.#name;
     const deadline = { what: 'opening the stream', ms: batchTimeoutMs };
@@ -70,15 +80,13 @@ export class StreamSink<T> implements Sink<T> {
       sql.openStream(session, name, queue.id, worker.id),
     ).catch((error: unknown) => {
       if (!(error instanceof DatabaseError && error.sqlState === FOREIGN_KEY_VIOLATION)) throw error;
-      throw error.constraint?.includes('worker')
-        ? new WorkerFencedError(workerName)
-        : new QueueNotFoundError(queue.name);
+      throw error.constraint?.includes('worker') ? fenced() : new QueueNotFoundError(queue.name);
     });
     const target: FlushTarget = {
       db,
       queue,
-      workerName,
       worker,
+      fenced,
       stream: { ...key, name },
       withVt: this.#withVt,
       batchTimeoutMs,
@@ -102,8 +110,8 @@ export class StreamSink<T> implements Sink<T> {
   }
 
   batch(): FillingBatch<T> {
-    const { queue, worker, maxPayloadBytes, delaySeconds } = this.#options;
-    const rows = this.#spare.pop() ?? new Rows(rowFormat(queue.id, worker.id, this.#withVt, maxPayloadBytes));
+    const { queue, worker, check, delaySeconds } = this.#options;
+    const rows = this.#spare.pop() ?? new Rows(rowFormat(queue.id, worker.id, this.#withVt, check));
     const delayOf =
       typeof delaySeconds === 'number'
         ? () => delaySeconds
@@ -115,7 +123,7 @@ export class StreamSink<T> implements Sink<T> {
       get bytes() {
         return rows.bytes;
       },
-      append: (item, index) => rows.append(item, index, delayOf(item, index)),
+      append: (item, payload, index) => rows.append(payload, index, delayOf(item, index)),
       send: () => this.#send(rows),
     };
   }
@@ -156,6 +164,9 @@ export class StreamSink<T> implements Sink<T> {
     this.#position += rows.count;
     const batch = new Batch(rows, String(this.#position));
     try {
+      const { pace } = this.#options;
+      this.#paced = this.#paced.then(() => pace(rows.count, this.#signal as AbortSignal));
+      await this.#paced;
       const seq = await (this.#sequence as Sequence<Batch>).send(batch);
       this.#committed += rows.count;
       this.#options.onCommit();
@@ -169,10 +180,4 @@ export class StreamSink<T> implements Sink<T> {
       this.#spare.push(rows);
     }
   }
-}
-
-/** Checks an option or one item's delay. */
-export function checkDelay(seconds: unknown, index?: number): number {
-  const field = index === undefined ? 'delaySeconds' : `delaySeconds of the item at index ${index}`;
-  return check.integer(field, seconds, { min: 0, max: MAX_DELAY_SECONDS });
 }

@@ -1,5 +1,6 @@
 import { literal, type Queryable, type Session } from '../db.js';
 import type { Id } from '../types.js';
+import { insertRows } from './enqueue.js';
 import { statement } from './statement.js';
 import type { Incarnation } from './workers.js';
 
@@ -53,14 +54,7 @@ export async function copyMessages(
   return session.copyIn(COPY_MESSAGES[withVt ? 'withVt' : 'withoutVt'](session.schema), chunks);
 }
 
-/** One array per column: the number of parameters never depends on the number of rows. */
-const INSERT_MESSAGES = statement(
-  'insert_messages',
-  (s) => `
-  insert into ${s}.pgqrs_messages (queue_id, producer_worker_id, origin, vt, payload)
-  select $1, $2, 1, now() + coalesce(delay, 0) * interval '1 second', payload
-  from unnest($3::jsonb[], $4::float8[]) as item (payload, delay)`,
-);
+const INSERT_MESSAGES = statement('insert_messages', insertRows);
 
 /** @param payloads a jsonb[] in binary format */
 export async function insertMessages(

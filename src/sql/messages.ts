@@ -1,6 +1,7 @@
 import type { Queryable } from '../db.js';
 import type { ForeignLeases, Id, StoredMessage } from '../types.js';
 import { statement } from './statement.js';
+import { date, seconds } from './time.js';
 import type { Incarnation } from './workers.js';
 
 /** One delivery of a message: renewals change `vt`, so only the count tells it from the next one. */
@@ -23,9 +24,6 @@ const claimable = (s: string) => `(
   or $4 = 'expired'
   or ($4 = 'stale' and m.vt <= now() - interval '60 seconds' and exists (
     select from ${s}.pgqrs_workers w where w.id = m.consumer_worker_id and w.heartbeat_at <= now() - interval '60 seconds')))`;
-
-/** Seconds since 1970 as a float8, exact to the microsecond: no DateStyle, TimeZone or type parser can garble them. */
-const seconds = (column: string) => `date_part('epoch', ${column})`;
 
 /**
  * The pick is materialised (an `id in (… limit …)` may be planned as a scan of everything) and its rows are reached by
@@ -60,7 +58,8 @@ const NEXT_DUE = statement(
   'next_due',
   (s) => `
   select greatest(0, ${seconds('m.vt')} - ${seconds('now()')}) * 1000 as ms from ${s}.pgqrs_messages m
-  where m.queue_id = $1 and m.archived_at is null and m.read_ct < $2 and (${unleasedOrOurs(s)} or $3 = 'expired')
+  where m.queue_id = $1 and m.vt is not null and m.archived_at is null and m.read_ct < $2
+    and (${unleasedOrOurs(s)} or $3 = 'expired')
   order by m.vt, m.id limit 1`,
 );
 
@@ -109,6 +108,15 @@ const GIVE_BACK = onDeliveries(
   update ${s}.pgqrs_messages m set vt = least(now(), m.enqueued_at), read_ct = m.read_ct - 1, consumer_worker_id = null,
     dequeued_at = case when m.read_ct > 1 then m.dequeued_at end
   from`,
+);
+
+/** One row with the count, or none when the incarnation is over: its successor's leases are not counted. */
+const COUNT_HELD = statement(
+  'count_held_messages',
+  (s) => `
+  select (select count(*) from ${s}.pgqrs_messages m
+    where m.queue_id = $1 and m.consumer_worker_id = w.id and m.archived_at is null)::int as count
+  from ${s}.pgqrs_workers w where w.id = $2 and w.started_at = $3::timestamptz`,
 );
 
 export interface Claim {
@@ -166,6 +174,16 @@ export async function nextDueMs(
   return row?.ms;
 }
 
+/** @returns how many messages of the queue the worker has not settled, expired ones too; nothing when it is fenced */
+export async function countHeldMessages(
+  on: Queryable,
+  queueId: Id,
+  { id, incarnation }: Incarnation,
+): Promise<number | undefined> {
+  const [row] = await on.query<{ count: number }>(COUNT_HELD(on.schema), [queueId, id, incarnation]);
+  return row?.count;
+}
+
 /** What a worker does to deliveries that it holds. */
 export type Settle = (on: Queryable, worker: Incarnation, held: readonly Delivery[]) => Promise<boolean[]>;
 
@@ -202,9 +220,4 @@ async function settle(
   return held.map(
     ({ id, readCount }) => settled.has(id) && (readCount ?? settled.get(id)) === settled.get(id),
   );
-}
-
-/** To the millisecond, cut like every other Date from the driver. */
-function date(epochSeconds: number): Date {
-  return new Date(Math.floor(Math.round(epochSeconds * 1e6) / 1e3));
 }

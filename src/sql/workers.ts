@@ -1,12 +1,20 @@
 import type { Queryable } from '../db.js';
-import type { Id, WorkerStatus } from '../types.js';
+import type { Id, WorkerInfo, WorkerStatus } from '../types.js';
 import { statement } from './statement.js';
+import { date, seconds } from './time.js';
 
 /**
  * `started_at` is a registration's incarnation. It travels as text, since a Date would cut its microseconds,
  * and in UTC ISO form, which every session reads alike whatever its TimeZone and DateStyle.
  */
 const INCARNATION = `to_char(started_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`;
+
+/** The row `$1`, and only in its incarnation `$2` unless that is null. */
+const IS_MEANT = `id = $1 and ($2::timestamptz is null or started_at = $2::timestamptz)`;
+
+const INFO = `id::text as id, name, queue_id::text as "queueId", status::text as status,
+  ${seconds('started_at')} as "startedAt", ${seconds('heartbeat_at')} as "heartbeatAt",
+  ${seconds('shutdown_at')} as "shutdownAt"`;
 
 /** One statement: a new name, a stopped one again, or a stale one taken over, keeping its id. Anything else is refused. */
 const REGISTER_WORKER = statement(
@@ -28,23 +36,37 @@ const SELECT_STATUS_BY_NAME = statement(
 const BEAT = statement(
   'heartbeat',
   (s) => `
-  update ${s}.pgqrs_workers set heartbeat_at = now() where id = $1 and started_at = $2::timestamptz
+  update ${s}.pgqrs_workers set heartbeat_at = now() where ${IS_MEANT}
   returning status::text as status`,
 );
 const SELECT_WORKER = statement(
   'select_worker',
   (s) => `
-  select status::text as status, extract(epoch from now() - heartbeat_at)::float8 as "heartbeatAgeSeconds"
-  from ${s}.pgqrs_workers where id = $1 and started_at = $2::timestamptz`,
+  select ${INFO}, ${seconds('now()')} - ${seconds('heartbeat_at')} as "heartbeatAgeSeconds"
+  from ${s}.pgqrs_workers where ${IS_MEANT}`,
 );
-/** Compare and set: only from one of the states that allow it, so two racing transitions can't both happen. */
+const LIST_WORKERS = statement(
+  'list_workers',
+  (s) => `
+  select ${INFO} from ${s}.pgqrs_workers where $1::bigint is null or queue_id = $1
+  order by started_at desc nulls last, id desc`,
+);
+/**
+ * Compare and set: only from one of the states that allow it, so two racing transitions can't both happen. The row is
+ * locked first, so that the state it was in is told as exactly; no more strongly than an update locks it, or it would
+ * wait for batches, which pin their worker while they last.
+ */
 const MOVE_WORKER = statement(
   'move_worker',
   (s) => `
-  update ${s}.pgqrs_workers set status = $3::text::${s}.worker_status,
-    shutdown_at = case when $3 = 'stopped' then now() else shutdown_at end
-  where id = $1 and started_at = $2::timestamptz and status::text = any($4::text[])
-  returning status::text as status`,
+  with found as materialized (
+    select id, status::text as status from ${s}.pgqrs_workers where ${IS_MEANT} for no key update),
+  moved as (
+    update ${s}.pgqrs_workers w set status = $3::text::${s}.worker_status,
+      shutdown_at = case when $3 = 'stopped' then now() else w.shutdown_at end
+    from found where w.id = found.id and found.status = any($4::text[])
+    returning w.id)
+  select status as "from", exists (select from moved) as moved from found`,
 );
 const DELETE_WORKER = statement(
   'delete_worker',
@@ -63,10 +85,22 @@ const SWEEP_STREAMS = statement(
     for update of t skip locked)`,
 );
 
-/** One life of a worker: its row and when it started. */
-export interface Incarnation {
+/** A worker's row: in one of its lives, or with null whichever it is in. */
+export interface WorkerRef {
   id: Id;
+  incarnation: string | null;
+}
+
+/** One life of a worker: its row and when it started. */
+export interface Incarnation extends WorkerRef {
   incarnation: string;
+}
+
+/** A row as the driver brings it. */
+interface InfoRow extends Omit<WorkerInfo, 'startedAt' | 'heartbeatAt' | 'shutdownAt'> {
+  startedAt: number;
+  heartbeatAt: number;
+  shutdownAt: number | null;
 }
 
 /** @returns nothing when a live worker has that name */
@@ -85,42 +119,64 @@ export async function selectStatusByName(on: Queryable, name: string): Promise<W
   return row?.status;
 }
 
-/** @returns the status that the row has now, or nothing when the incarnation is over */
-export async function beat(
-  on: Queryable,
-  { id, incarnation }: Incarnation,
-): Promise<WorkerStatus | undefined> {
+/** @returns the status that the row has now, or nothing when it is gone */
+export async function beat(on: Queryable, { id, incarnation }: WorkerRef): Promise<WorkerStatus | undefined> {
   const [row] = await on.query<{ status: WorkerStatus }>(BEAT(on.schema), [id, incarnation]);
   return row?.status;
 }
 
+/** @returns nothing when the row is gone */
 export async function selectWorker(
   on: Queryable,
-  { id, incarnation }: Incarnation,
-): Promise<{ status: WorkerStatus; heartbeatAgeSeconds: number } | undefined> {
-  const [row] = await on.query<{ status: WorkerStatus; heartbeatAgeSeconds: number }>(
-    SELECT_WORKER(on.schema),
-    [id, incarnation],
-  );
+  { id, incarnation }: WorkerRef,
+): Promise<{ info: WorkerInfo; heartbeatAgeSeconds: number } | undefined> {
+  const [row] = await on.query<InfoRow & { heartbeatAgeSeconds: number }>(SELECT_WORKER(on.schema), [
+    id,
+    incarnation,
+  ]);
+  if (!row) return undefined;
+  const { heartbeatAgeSeconds, ...info } = row;
+  return { info: asInfo(info), heartbeatAgeSeconds };
+}
+
+export async function selectWorkerInfo(on: Queryable, id: Id): Promise<WorkerInfo | undefined> {
+  return (await selectWorker(on, { id, incarnation: null }))?.info;
+}
+
+/** All workers, or those of one queue; the newest registration first. */
+export async function listWorkers(on: Queryable, queueId?: Id): Promise<WorkerInfo[]> {
+  return (await on.query<InfoRow>(LIST_WORKERS(on.schema), [queueId ?? null])).map(asInfo);
+}
+
+/** @returns the state it was in and whether it moved, since that is one of `from`; nothing when the row is gone */
+export async function moveWorker(
+  on: Queryable,
+  { id, incarnation }: WorkerRef,
+  from: readonly WorkerStatus[],
+  to: WorkerStatus,
+): Promise<{ from: WorkerStatus; moved: boolean } | undefined> {
+  const [row] = await on.query<{ from: WorkerStatus; moved: boolean }>(MOVE_WORKER(on.schema), [
+    id,
+    incarnation,
+    to,
+    from,
+  ]);
   return row;
 }
 
-/** @returns whether the worker moved: it was in one of the states `from` */
-export async function moveWorker(
-  on: Queryable,
-  { id, incarnation }: Incarnation,
-  from: readonly WorkerStatus[],
-  to: WorkerStatus,
-): Promise<boolean> {
-  const rows = await on.query(MOVE_WORKER(on.schema), [id, incarnation, to, from]);
-  return rows.length === 1;
-}
-
-/** @returns whether there was such a worker; raises 23503 while messages refer to it */
 export async function deleteWorker(on: Queryable, id: Id): Promise<boolean> {
   return (await on.query(DELETE_WORKER(on.schema), [id])).length === 1;
 }
 
 export async function sweepStreams(on: Queryable): Promise<void> {
   await on.query(SWEEP_STREAMS(on.schema));
+}
+
+function asInfo({ startedAt, heartbeatAt, shutdownAt, ...row }: InfoRow): WorkerInfo {
+  return {
+    ...row,
+    startedAt: date(startedAt),
+    heartbeatAt: date(heartbeatAt),
+    shutdownAt: shutdownAt === null ? null : date(shutdownAt),
+  };
 }

@@ -299,10 +299,10 @@ describe('every way out', () => {
 
 describe('options', () => {
   for (const [options, message] of [
-    [{ perSecond: 0 }, 'rateLimit.perSecond must be above 0, got 0'],
-    [{ perSecond: -1 }, 'rateLimit.perSecond must be above 0, got -1'],
-    [{ perSecond: Infinity }, 'rateLimit.perSecond must be a number, got Infinity'],
-    [{ perSecond: NaN }, 'rateLimit.perSecond must be a number, got NaN'],
+    [{ perSecond: 0 }, 'rateLimit.perSecond must be a number above 0, got 0'],
+    [{ perSecond: -1 }, 'rateLimit.perSecond must be a number above 0, got -1'],
+    [{ perSecond: Infinity }, 'rateLimit.perSecond must be a number above 0, got Infinity'],
+    [{ perSecond: NaN }, 'rateLimit.perSecond must be a number above 0, got NaN'],
     [{ perSecond: 1, burst: 0 }, 'rateLimit.burst must be a whole number of at least 1, got 0'],
     [{ perSecond: 1, burst: 1.5 }, 'rateLimit.burst must be a whole number of at least 1, got 1.5'],
   ] as const) {

@@ -157,6 +157,20 @@ describe('a limiter that refuses', () => {
   });
 });
 
+test('what is given back is there again, but never more than the burst', () => {
+  const { bucket, clock } = bucketWithClock(10, 5);
+  expect(bucket.reserve(5)).toBe(0);
+  expect(bucket.reserve(3)).toBeGreaterThan(0);
+  bucket.giveBack(3);
+  expect(bucket.available).toBe(0);
+  bucket.giveBack(4);
+  expect(bucket.available).toBe(4);
+  bucket.giveBack(4);
+  expect(bucket.available).toBe(5);
+  clock.ms += SECOND;
+  expect(bucket.available).toBe(5);
+});
+
 function bucketWithClock(perSecond: number, burst: number, startMs = 1_234.567) {
   const clock = { ms: startMs };
   return { clock, bucket: new TokenBucket({ perSecond, burst, now: () => clock.ms }) };

@@ -1,0 +1,63 @@
+import { type Deferred, deferred } from '../deferred.js';
+import { AmbiguousEnqueueError } from '../errors/index.js';
+import { onAbort } from '../on-abort.js';
+import type { Id } from '../types.js';
+
+/** A message before it is sent. */
+export interface OutgoingRow {
+  json: string;
+  /** Length of `json` in UTF-8. */
+  bytes: number;
+  delaySeconds: number;
+}
+
+export interface StoredRow extends OutgoingRow {
+  id: Id;
+  /** When it was enqueued, in microseconds since 1970. */
+  atMicros: bigint;
+}
+
+/**
+ * One call to enqueue: its rows go together or not at all. An abort before they are sent takes them back; afterwards it
+ * only ends the wait, with whether they are in unknown.
+ */
+export class Call {
+  readonly bytes: number;
+  /** While it may be on the wire. */
+  sent = false;
+  settled = false;
+  readonly #outcome: Deferred<StoredRow[]> = deferred();
+
+  readonly #stopWaiting: (() => void) | undefined;
+
+  constructor(
+    readonly rows: readonly OutgoingRow[],
+    signal: AbortSignal | undefined,
+  ) {
+    this.bytes = rows.reduce((sum, { bytes }) => sum + bytes, 0);
+    this.#stopWaiting = signal && onAbort(signal, () => this.#takeBack(signal.reason));
+  }
+
+  get stored(): Promise<StoredRow[]> {
+    return this.#outcome.promise;
+  }
+
+  succeed(rows: StoredRow[]): void {
+    this.#settle();
+    this.#outcome.resolve(rows);
+  }
+
+  fail(error: unknown): void {
+    this.#settle();
+    this.#outcome.reject(error as Error);
+  }
+
+  #takeBack(reason: unknown): void {
+    this.fail(this.sent ? new AmbiguousEnqueueError({ cause: reason }) : reason);
+  }
+
+  #settle(): void {
+    this.settled = true;
+    this.#stopWaiting?.();
+  }
+}

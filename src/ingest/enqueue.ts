@@ -1,0 +1,169 @@
+import { answeredWithin } from '../answered-within.js';
+import { backoffMs, sleep } from '../backoff.js';
+import type { CallersClient, Db, Queryable, Session } from '../db.js';
+import {
+  AmbiguousEnqueueError,
+  ConnectionError,
+  DatabaseError,
+  PayloadInvalidError,
+  SluiceError,
+  TimeoutError,
+} from '../errors/index.js';
+import * as sql from '../sql/enqueue.js';
+import type { Incarnation } from '../sql/workers.js';
+import type { Id } from '../types.js';
+import { Call, type OutgoingRow, type StoredRow } from './call.js';
+import { Coalescer } from './coalescer.js';
+import { findRefused, isFaultOfTheData } from './find-refused.js';
+import { jsonbArrayOf } from './jsonb-array.js';
+import type { RetryOptions } from './sequence.js';
+
+export interface EnqueueTarget {
+  db: Db;
+  queueId: Id;
+  worker: Incarnation;
+  retry: RetryOptions;
+  /** What an error of the server's means for this producer. */
+  translate: (error: unknown) => unknown;
+  /** Called after each commit. */
+  onCommit: () => void;
+}
+
+/** Longest time for a call, its retries included. */
+const CALL_MS = 30_000;
+
+/**
+ * Puts the rows of single calls into the queue. Calls of one row share statements; one of several rows has its own.
+ *
+ * A statement is sent again only where it certainly did not run: no connection could be had, or the server answered
+ * that it failed for a passing reason. When no answer comes at all nobody knows, and the call says so.
+ */
+export class EnqueueSink {
+  readonly #singles = new Coalescer<Call>((calls) => this.#settle(calls));
+  readonly #underWay = new Set<Promise<void>>();
+
+  constructor(private readonly target: EnqueueTarget) {}
+
+  /** The rows of one call, all or none: one in a statement that it may share with others, several in one of their own. */
+  put(rows: readonly OutgoingRow[], signal?: AbortSignal): Promise<StoredRow[]> {
+    const call = new Call(rows, signal);
+    if (rows.length === 1) this.#singles.add(call);
+    else {
+      const settling = this.#settle([call]).finally(() => this.#underWay.delete(settling));
+      this.#underWay.add(settling);
+    }
+    return call.stored;
+  }
+
+  /** All rows or none, as part of the transaction that the caller's client is in. */
+  async within(
+    client: CallersClient,
+    rows: readonly OutgoingRow[],
+    channel: string | null,
+  ): Promise<StoredRow[]> {
+    try {
+      return await this.#insert(this.target.db.on(client), rows, channel);
+    } catch (error) {
+      throw this.target.translate(error);
+    }
+  }
+
+  /** Resolves when no call is waiting or under way. */
+  async idle(): Promise<void> {
+    await this.#singles.idle();
+    await Promise.all(this.#underWay);
+  }
+
+  /** Never rejects: each call learns its own outcome. */
+  async #settle(calls: readonly Call[]): Promise<void> {
+    try {
+      await this.#untilAnswered(calls);
+    } catch (error) {
+      if (!isFaultOfTheData(error)) calls.forEach((call) => call.fail(this.target.translate(error)));
+      else if (calls.length === 1) await this.#blame(calls[0] as Call, error);
+      else {
+        // The bad one fails alone: halves, in the order of the calls.
+        const middle = calls.length >> 1;
+        await this.#settle(calls.slice(0, middle));
+        await this.#settle(calls.slice(middle));
+      }
+    }
+  }
+
+  async #untilAnswered(calls: readonly Call[]): Promise<void> {
+    const { retry } = this.target;
+    const deadline = performance.now() + CALL_MS;
+    for (let failures = 1; ; failures++) {
+      const wanted = calls.filter((call) => !call.settled);
+      if (wanted.length === 0) return;
+      try {
+        await this.#attempt(wanted, deadline - performance.now());
+        return;
+      } catch (error) {
+        const delayMs = backoffMs(failures, retry);
+        const again = error instanceof SluiceError && error.transient && failures <= retry.retries;
+        if (!again || performance.now() + delayMs >= deadline) throw error;
+        await sleep(delayMs);
+      }
+    }
+  }
+
+  async #attempt(calls: readonly Call[], withinMs: number): Promise<void> {
+    let sent: Call[] = [];
+    try {
+      const rows = await answeredWithin(this.target.db, 'enqueueing', { withinMs }, async (session) => {
+        // Some may have been taken back while there was no client.
+        sent = calls.filter((call) => !call.settled);
+        for (const call of sent) call.sent = true;
+        return sent.length === 0 ? [] : this.#insert(session, sent.flatMap(rowsOf), null);
+      });
+      if (sent.length === 0) return;
+      this.target.onCommit();
+      for (const call of sent) call.succeed(rows.splice(0, call.rows.length));
+    } catch (error) {
+      if (sent.length > 0 && !isAnswer(error)) throw new AmbiguousEnqueueError({ cause: error });
+      for (const call of sent) call.sent = false;
+      throw error;
+    }
+  }
+
+  async #insert(
+    on: Queryable | Session,
+    rows: readonly OutgoingRow[],
+    channel: string | null,
+  ): Promise<StoredRow[]> {
+    const { queueId, worker } = this.target;
+    const delayed = rows.some(({ delaySeconds }) => delaySeconds !== 0);
+    const { ids, atMicros } = await sql.enqueue(on, {
+      queueId,
+      worker,
+      payloads: jsonbArrayOf(rows),
+      delays: delayed ? rows.map(({ delaySeconds }) => delaySeconds) : null,
+      channel,
+    });
+    return rows.map((row, at) => ({ ...row, id: ids[at] as Id, atMicros }));
+  }
+
+  /** Names the row that the server refused. */
+  async #blame(call: Call, error: DatabaseError): Promise<void> {
+    const { rows } = call;
+    let index: number | undefined;
+    let cause = error;
+    if (rows.length > 1) {
+      const found = await findRefused(this.target.db, rows, (on, part) => this.#insert(on, part, null));
+      ({ index, cause } = found ?? { index, cause });
+    }
+    call.fail(new PayloadInvalidError(index, `the server refuses it: ${cause.message}`, { cause }));
+  }
+}
+
+const rowsOf = (call: Call) => call.rows;
+
+/** Whether the server has answered, so that the statement certainly is not in. */
+function isAnswer(error: unknown): boolean {
+  if (error instanceof ConnectionError || error instanceof TimeoutError) return false;
+  return !(error instanceof DatabaseError && NO_ANSWER.test(error.sqlState));
+}
+
+/** A connection that ends may do so after the commit: 57P01 to 57P05 are shutdowns and the like. */
+const NO_ANSWER = /^08|^57P0[1245]/;

@@ -1,0 +1,144 @@
+import { createHash } from 'node:crypto';
+import type pg from 'pg';
+import { copyIn } from './copy-in.js';
+import { driverError } from './driver-error.js';
+import { DatabaseError } from './errors/index.js';
+
+/** What runs one statement: the database, or one session of it. */
+export interface Queryable {
+  /** Schema of the queue tables, as a quoted identifier: ready to be spliced into a statement. */
+  readonly schema: string;
+  query<Row>(text: string, values?: readonly unknown[]): Promise<Row[]>;
+}
+
+/** One client of the pool, held for a transaction or a COPY. */
+export class Session implements Queryable {
+  #given = false;
+  readonly #onError = () => undefined;
+
+  constructor(
+    private readonly client: pg.PoolClient,
+    readonly schema: string,
+    /** Whether prepared statements can be relied on; one for all sessions of a database. */
+    private readonly preparing: { works: boolean },
+  ) {
+    // A checked-out client whose backend dies without a listener is an uncaught exception, even with pool.on('error').
+    client.on('error', this.#onError);
+  }
+
+  query<Row>(text: string, values?: readonly unknown[]): Promise<Row[]> {
+    return run(this.client, text, values);
+  }
+
+  /**
+   * As `query`, but parsed and planned once per connection, which halves the time of a short statement. Where a pooler
+   * hands out another server connection each time, the first one that is missed ends it for the whole database.
+   */
+  async prepared<Row>(text: string, values: readonly unknown[]): Promise<Row[]> {
+    if (this.preparing.works) {
+      try {
+        return await run<Row>(this.client, { name: preparedName(text), text }, values);
+      } catch (error) {
+        if (!(error instanceof DatabaseError && PREPARED_ELSEWHERE.has(error.sqlState))) throw error;
+        this.preparing.works = false;
+      }
+    }
+    return this.query(text, values);
+  }
+
+  /** Several statements in one message (simple protocol: no parameters). Resolves with each command's tag. */
+  async script(text: string): Promise<string[]> {
+    const results = (await this.client.query(text).catch(rethrow)) as pg.QueryResult | pg.QueryResult[];
+    return [results].flat().map((result) => result.command);
+  }
+
+  /** As `script`, for a script whose last statement returns one row: resolves with that row. */
+  async scriptRow<Row>(text: string): Promise<Row> {
+    const results = (await this.client.query(text).catch(rethrow)) as pg.QueryResult | pg.QueryResult[];
+    return [results].flat().at(-1)?.rows[0] as Row;
+  }
+
+  /** Sends `chunks` by COPY ... FROM STDIN and resolves with the number of rows. After a failure discard the session. */
+  copyIn(text: string, chunks: Iterable<Buffer>): Promise<number> {
+    return copyIn(this.client, text, chunks).catch(rethrow);
+  }
+
+  /**
+   * Commits, with a last statement in the same message if there is one: when that fails the COMMIT is not reached.
+   * Throws too when the transaction had failed before, which COMMIT answers with ROLLBACK and no error.
+   */
+  async commit(lastStatement = ''): Promise<void> {
+    const tag = (await this.script(`${lastStatement}; commit`)).at(-1);
+    if (tag !== 'COMMIT') throw new DatabaseError(`COMMIT was answered with ${String(tag)}`, '40000');
+  }
+
+  /** Rolls back and releases; a session that cannot even do that is discarded. Never throws: it runs in catch blocks. */
+  async rollback(deadlineMs = 5_000): Promise<void> {
+    const timer = setTimeout(() => this.discard(), deadlineMs);
+    try {
+      await this.script('rollback');
+      this.release();
+    } catch {
+      this.discard();
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /** Gives the client back to the pool. Only in order: no transaction open, no COPY running. */
+  release(): void {
+    this.#give(false);
+  }
+
+  /** Cuts the socket, whatever it is doing, and removes the client from the pool. Pending statements reject. */
+  discard(): void {
+    this.#give(true);
+  }
+
+  #give(broken: boolean): void {
+    if (this.#given) return;
+    this.#given = true;
+    if (broken) {
+      // A black-holed socket never answers the polite end() that release(true) sends.
+      // The error listener stays: the driver may still report the cut.
+      (this.client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
+      this.client.release(true);
+    } else {
+      this.client.removeListener('error', this.#onError);
+      this.client.release();
+    }
+  }
+}
+
+/** Not there on this server connection, or there already: neither has run anything. */
+const PREPARED_ELSEWHERE = new Set(['26000', '42P05']);
+
+const preparedNames = new Map<string, string>();
+
+/** By the text, so that whoever prepares it on a shared connection prepares the same. */
+function preparedName(text: string): string {
+  let name = preparedNames.get(text);
+  if (name === undefined) {
+    name = `sluice_${createHash('sha256').update(text).digest('hex').slice(0, 32)}`;
+    preparedNames.set(text, name);
+  }
+  return name;
+}
+
+/** Runs one statement, and throws errors of ours only. */
+export async function run<Row>(
+  on: pg.Pool | pg.ClientBase,
+  text: string | pg.QueryConfig,
+  values?: readonly unknown[],
+): Promise<Row[]> {
+  try {
+    const result = await on.query(text, values as unknown[]);
+    return result.rows as Row[];
+  } catch (error) {
+    throw driverError(error);
+  }
+}
+
+export function rethrow(error: unknown): never {
+  throw driverError(error);
+}
