@@ -102,7 +102,9 @@ export class WorkerRow {
   async yield(): Promise<WorkerStatus> {
     const answer = await sql.moveWorker(this.on, this.which, ['interrupted'], 'suspended');
     if (!answer) throw this.user.gone();
-    return answer.moved ? 'suspended' : answer.from;
+    if (answer.moved) return 'suspended';
+    this.user.found?.(answer.from); // somebody was faster
+    return answer.from;
   }
 
   /** To `stopped` in one step, from whatever state; a row that is gone has nothing left to leave. */
