@@ -19,6 +19,15 @@ export interface PeerMessage {
   archived_at: string | null;
 }
 
+/** A worker as pgqrs' Python client shows it. */
+export interface PeerWorker {
+  id: number;
+  name: string;
+  queue_id: number | null;
+  heartbeat_at: string;
+  status: string;
+}
+
 /** Set by run.sh, which makes the virtual environment; the plain test run goes without. */
 const { PGQRS_VENV, PGQRS_SKIP } = process.env;
 const PYTHON = `${PGQRS_VENV ?? ''}/bin/python`;

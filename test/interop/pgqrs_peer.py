@@ -19,6 +19,11 @@ def as_dict(message):
     return {field: getattr(message, field) for field in FIELDS}
 
 
+def as_worker(worker):
+    fields = {field: getattr(worker, field) for field in "id name queue_id heartbeat_at".split()}
+    return {**fields, "status": str(worker.status)}
+
+
 class Peer:
     def __init__(self, store):
         self.store = store
@@ -61,6 +66,19 @@ class Peer:
 
     async def dequeue(self, queue, limit):
         return [as_dict(m) for m in await (await self.consumer(queue)).dequeue(limit)]
+
+    async def dequeue_at(self, queue, limit, seconds, at):
+        """As if it were `at` now."""
+        return [as_dict(m) for m in await (await self.consumer(queue)).dequeue_at(limit, seconds, at)]
+
+    async def consumer_status(self, queue):
+        return str(await (await self.consumer(queue)).status())
+
+    async def workers(self):
+        return [as_worker(w) for w in await (await self.store.get_workers()).list()]
+
+    async def worker(self, id):
+        return as_worker(await (await self.store.get_workers()).get(id))
 
     async def archive(self, queue, id):
         return await (await self.consumer(queue)).archive(id)

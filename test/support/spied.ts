@@ -11,7 +11,8 @@ export async function spied(s: Scenario, settings: { pollIntervalMs?: number } =
   pool.on('connect', (client) => {
     const query = client.query.bind(client) as (...args: unknown[]) => unknown;
     client.query = ((...args: unknown[]) => {
-      const name = /sluice:(\w+)/.exec(String(args[0]))?.[1];
+      const text = typeof args[0] === 'string' ? args[0] : (args[0] as { text?: string }).text;
+      const name = /sluice:(\w+)/.exec(text ?? '')?.[1];
       if (name) statements.push(name);
       const hook = name === undefined ? undefined : hooks.get(name);
       if (!name || !hook) return query(...args);
