@@ -44,6 +44,11 @@ export interface ListWorkersOptions {
   queue?: string;
 }
 
+export interface CreateQueueOptions {
+  /** What to do where there is a queue of that name: fail, or open it. @default 'fail' */
+  ifExists?: 'fail' | 'open';
+}
+
 /** The operator's side: the schema, the queues, the workers. Needs no worker of its own. */
 export class Admin implements AsyncDisposable {
   private constructor(
@@ -108,13 +113,15 @@ export class Admin implements AsyncDisposable {
 
   /**
    * @param name any text up to 2,000 bytes without NUL
-   * @throws {QueueAlreadyExistsError}
+   * @throws {QueueAlreadyExistsError} unless `ifExists` is `'open'`
    */
-  async createQueue(name: string): Promise<Queue> {
+  async createQueue(name: string, { ifExists = 'fail' }: CreateQueueOptions = {}): Promise<Queue> {
     checkQueueName(name);
+    check.oneOf('ifExists', ifExists, ['fail', 'open']);
     const queue = await queues.insertQueue(this.db, name);
-    if (!queue) throw new QueueAlreadyExistsError(name);
-    return queue;
+    if (queue) return queue;
+    if (ifExists === 'open') return this.getQueue(name);
+    throw new QueueAlreadyExistsError(name);
   }
 
   /** @throws {QueueNotFoundError} */

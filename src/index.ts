@@ -1,4 +1,10 @@
-export { Admin, type ListWorkersOptions, type MetricsOptions, type WorkerHealthOptions } from './admin.js';
+export {
+  Admin,
+  type CreateQueueOptions,
+  type ListWorkersOptions,
+  type MetricsOptions,
+  type WorkerHealthOptions,
+} from './admin.js';
 export { Config, type ConfigLoadOptions, type ConfigOptions, type ConfigValues } from './config.js';
 export {
   connect,

@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { hostname as localHostname } from 'node:os';
+import { answeredWithin } from './answered-within.js';
 import * as check from './check.js';
-import type { Db } from './db.js';
+import type { Db, Queryable } from './db.js';
 import { DatabaseError, QueueNotFoundError, WorkerAlreadyActiveError } from './errors/index.js';
 import * as sql from './sql/workers.js';
 import type { Queue } from './types.js';
@@ -31,6 +32,8 @@ export interface Registration {
 }
 
 const FOREIGN_KEY_VIOLATION = '23503';
+/** Longest wait for the server. */
+const ANSWER_MS = 30_000;
 
 /** Heartbeats may be lost or late; a name is free for others only after at least this many intervals. */
 const STALE_INTERVALS = 3;
@@ -54,25 +57,28 @@ export async function register(db: Db, queue: Queue, options: WorkerOptions): Pr
     { min: STALE_INTERVALS * intervalSeconds },
   );
   const name = workerName(options);
-  const self = await claimName(db, name, queue, staleAfterSeconds);
+  const limits = { withinMs: ANSWER_MS };
+  const self = await answeredWithin(db, 'registering the worker', limits, (session) =>
+    claimName(session, name, queue, staleAfterSeconds),
+  );
   // Housekeeping that any process may do: a role that only consumes need not be allowed to.
-  await sql.sweepStreams(db).catch(() => undefined);
+  await answeredWithin(db, 'sweeping streams', limits, sql.sweepStreams).catch(() => undefined);
   return { name, self, intervalSeconds };
 }
 
 async function claimName(
-  db: Db,
+  on: Queryable,
   name: string,
   queue: Queue,
   staleAfterSeconds: number,
 ): Promise<sql.Incarnation> {
   for (let attempt = 1; ; attempt++) {
-    const self = await sql.registerWorker(db, name, queue.id, staleAfterSeconds).catch((error: unknown) => {
+    const self = await sql.registerWorker(on, name, queue.id, staleAfterSeconds).catch((error: unknown) => {
       const gone = error instanceof DatabaseError && error.sqlState === FOREIGN_KEY_VIOLATION;
       throw gone ? new QueueNotFoundError(queue.name) : error;
     });
     if (self) return self;
-    const status = (await sql.selectStatusByName(db, name)) ?? 'just gone';
+    const status = (await sql.selectStatusByName(on, name)) ?? 'just gone';
     const free = status === 'stopped' || status === 'just gone';
     if (!free || attempt === ATTEMPTS) throw new WorkerAlreadyActiveError(name, status);
   }

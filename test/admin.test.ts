@@ -31,6 +31,16 @@ test('a queue is created once, found by its name, and listed with the newest fir
   expect(again).toMatchObject({ code: 'QUEUE_ALREADY_EXISTS', queue: 'mails' });
 });
 
+test('createQueue() opens the queue that is there if it is told to', async () => {
+  const { sluice, queue } = await scenario();
+  expect(await sluice.admin.createQueue('work', { ifExists: 'open' })).toEqual(queue);
+  const other = await sluice.admin.createQueue('other', { ifExists: 'open' });
+  expect(await sluice.admin.listQueues()).toEqual([other, queue]);
+  await expect(sluice.admin.createQueue('work', { ifExists: 'replace' as 'open' })).rejects.toThrow(
+    'ifExists must be one of fail, open, got "replace"',
+  );
+});
+
 test('of ten that create the same queue at once, one does', async () => {
   const { sluice } = await scenario();
   const outcomes = await Promise.allSettled(

@@ -15,6 +15,7 @@ import {
 import { eventually, within } from './support/eventually.js';
 import { startProxy } from './support/proxy.js';
 import { numbered, scenario, type Scenario } from './support/scenario.js';
+import { spied } from './support/spied.js';
 import { row, setStatus, silence } from './support/worker-rows.js';
 
 /** Another process, as far as the server can tell. */
@@ -117,16 +118,10 @@ test('who has stopped gets the same id again', async () => {
 test('a name that is given up while it is asked for is had at once', async () => {
   const s = await scenario();
   const first = await s.consumer(NAMED);
-  const { db } = first as unknown as { db: Queryable };
-  const query = db.query.bind(db);
-  db.query = async <R>(text: string, values?: readonly unknown[]) => {
-    const answer = await query<R>(text, values);
-    // Refused; but before it can ask why, the other has stopped.
-    if (text.includes('sluice:register_worker') && answer.length === 0) await first.close();
-    return answer;
-  };
-  const second = await s.consumer(NAMED);
-  db.query = query;
+  const { sluice, answered } = await spied(s);
+  // Refused; but before it can ask why, the other has stopped.
+  answered('register_worker', () => first.close());
+  const second = await sluice.consumer('work', NAMED);
   expect(second.workerId).toBe(first.workerId);
   expect(await second.status()).toBe('ready');
 });
