@@ -1,5 +1,7 @@
 import type { Db, Session } from './db.js';
+import { deferred } from './deferred.js';
 import { DatabaseError, TimeoutError } from './errors/index.js';
+import { onAbort } from './on-abort.js';
 
 export interface AnswerLimits {
   /** Longest time for a client and an answer, in ms. */
@@ -16,31 +18,41 @@ export async function answeredWithin<T>(
   { withinMs, hurry, hurriedMs = withinMs }: AnswerLimits,
   work: (session: Session) => Promise<T>,
 ): Promise<T> {
-  const late = new AbortController();
-  const arm = (ms: number) => setTimeout(() => late.abort(new TimeoutError(what, ms)), ms);
+  const late = deferred<never>();
+  const arm = (ms: number) => setTimeout(() => late.reject(new TimeoutError(what, ms)), ms);
   let timer = arm(hurry?.aborted ? hurriedMs : withinMs);
-  const onHurry = () => {
-    clearTimeout(timer);
-    timer = arm(hurriedMs);
-  };
-  hurry?.addEventListener('abort', onHurry, { once: true });
+  const stopHurrying =
+    hurry &&
+    !hurry.aborted &&
+    onAbort(hurry, () => {
+      clearTimeout(timer);
+      timer = arm(hurriedMs);
+    });
   try {
-    const session = await db.session(late.signal);
-    const cut = () => session.discard();
-    late.signal.addEventListener('abort', cut);
+    const session = await clientWithin(db, late.promise);
     try {
-      const result = await work(session);
+      const result = await Promise.race([work(session), late.promise]);
       session.release();
       return result;
     } catch (error) {
-      // What the server answered in order has left the client in order.
-      if (error instanceof DatabaseError) session.release();
+      // What the server answered in order has left the client in order, unless it was its last word.
+      if (error instanceof DatabaseError && !error.endsConnection) session.release();
       else session.discard();
-      late.signal.throwIfAborted();
       throw error;
     }
   } finally {
     clearTimeout(timer);
-    hurry?.removeEventListener('abort', onHurry);
+    if (stopHurrying) stopHurrying();
+  }
+}
+
+async function clientWithin(db: Db, late: Promise<never>): Promise<Session> {
+  const connecting = db.session();
+  try {
+    return await Promise.race([connecting, late]);
+  } catch (error) {
+    // A request for a client cannot be withdrawn: hand it back when it comes.
+    connecting.then((session) => session.release()).catch(() => undefined);
+    throw error;
   }
 }

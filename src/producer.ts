@@ -9,7 +9,7 @@ import { Doorbell } from './doorbell.js';
 import { ClosedError } from './errors/index.js';
 import type { OutgoingRow, StoredRow } from './ingest/call.js';
 import { checkDelay } from './ingest/delay.js';
-import { EnqueueSink } from './ingest/enqueue.js';
+import { EnqueueSink, snapshotTooOld } from './ingest/enqueue.js';
 import { translateGone } from './ingest/gone.js';
 import { outgoingRows } from './ingest/outgoing.js';
 import { StreamSink } from './ingest/stream-sink.js';
@@ -43,6 +43,7 @@ export class Producer<In = unknown, Out = In> extends Worker {
   readonly #doorbell: Doorbell;
   readonly #calls: EnqueueSink;
   readonly #streams = new Set<Pick<Writable, 'destroy' | 'once'>>();
+  readonly #hurry = new AbortController();
   #closed: Promise<void> | undefined;
 
   private constructor(
@@ -60,6 +61,7 @@ export class Producer<In = unknown, Out = In> extends Worker {
       retry: options.retry,
       translate: (error) => translateGone(error, queue.name, () => this.fence()),
       onCommit: () => this.#doorbell.ring(),
+      hurry: this.#hurry.signal,
     });
   }
 
@@ -125,7 +127,7 @@ export class Producer<In = unknown, Out = In> extends Worker {
    * await client.query('commit');
    */
   async enqueue(payload: In, options: EnqueueOptions = {}): Promise<StoredMessage<Out>> {
-    this.assertReady();
+    this.#assertOpen();
     const { delaySeconds } = checkEnqueueOptions(options);
     const rows = await outgoingRows(this.options, [payload], delaySeconds, true);
     const [message] = await this.#put(rows, options);
@@ -152,7 +154,7 @@ export class Producer<In = unknown, Out = In> extends Worker {
    * @throws as `enqueue`; errors of a payload carry its `index`
    */
   async batchEnqueue(payloads: readonly In[], options: EnqueueOptions = {}): Promise<StoredMessage<Out>[]> {
-    this.assertReady();
+    this.#assertOpen();
     check.kind('payloads', payloads, 'an array (use ingest() for other iterables)', Array.isArray);
     const { delaySeconds } = checkEnqueueOptions(options);
     const rows = await outgoingRows(this.options, payloads, delaySeconds);
@@ -209,7 +211,7 @@ export class Producer<In = unknown, Out = In> extends Worker {
    * await pipeline(source, producer.writable({ batchSize: 5_000 }));
    */
   writable<T extends In = In>(options: WritableOptions<T> = {}): ProducerStream<T> {
-    this.assertReady();
+    this.#assertOpen();
     const { batch, ...sending } = checkWritableOptions(options);
     const { payloads, validate, limiter } = this.options;
     const sink = new StreamSink<T>({
@@ -261,16 +263,25 @@ export class Producer<In = unknown, Out = In> extends Worker {
   }
 
   async #close(): Promise<void> {
+    // Calls that were made before pass first: a turn later they are sent, or wait for the limit.
+    await new Promise((resolve) => setImmediate(resolve));
     this.leave();
     this.options.limiter?.end(new ClosedError('the producer'));
     const closing = [...this.#streams].map(
       (stream) => new Promise((resolve) => stream.once('close', resolve)),
     );
     for (const stream of this.#streams) stream.destroy(new ClosedError('the producer'));
+    this.#hurry.abort();
     await Promise.all(closing);
     await this.#calls.idle();
     await this.#doorbell.quiet();
     await super.close();
+  }
+
+  /** Something new may begin. What began before close() has until its next turn to get past assertReady(). */
+  #assertOpen(): void {
+    if (this.#closed) throw new ClosedError('the producer');
+    this.assertReady();
   }
 
   async #put(rows: readonly OutgoingRow[], options: EnqueueOptions): Promise<StoredMessage<Out>[]> {
@@ -315,7 +326,9 @@ export class Producer<In = unknown, Out = In> extends Worker {
     const changed = client
       ? await change(this.db.on(client), target)
       : await answeredWithin(this.db, what, { withinMs: ANSWER_MS }, (session) => change(session, target));
-    if (changed === undefined) throw this.fence();
-    return changed;
+    if (changed !== undefined) return changed;
+    // Only the present knows: the snapshot of a transaction of the caller's may be older than this producer.
+    if (client && (await this.#calls.isRegistered())) throw snapshotTooOld();
+    throw this.fence();
   }
 }

@@ -195,7 +195,9 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
       this.#pulse.stop();
       this.#fenced = new WorkerFencedError(this.workerName);
       this.#readiness.changed();
-      this.emit('fenced', this.#fenced);
+      const fenced = this.#fenced;
+      // Not in the middle of whatever found it out: a listener that throws must not break that.
+      queueMicrotask(() => this.emit('fenced', fenced));
     }
     return this.#fenced;
   }

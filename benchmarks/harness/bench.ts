@@ -1,17 +1,14 @@
-import { appendFile, mkdir } from 'node:fs/promises';
-import { cpus, totalmem } from 'node:os';
 import pg from 'pg';
 import { connect, type Sluice } from 'pg-sluice';
 import { startEmbedded } from 'pg-sluice/embedded';
+import { openResults, type Results } from './results.js';
 
-export interface Bench {
+export interface Bench extends Results {
   url: string;
   schema: string;
   sluice: Sluice;
   /** For SQL beside the library. */
   client: pg.Client;
-  /** Writes one result line and shows it. */
-  record: (result: Record<string, unknown>) => Promise<void>;
 }
 
 const SCHEMA = 'sluice_bench';
@@ -27,29 +24,12 @@ export async function withBench(scenario: string, run: (bench: Bench) => Promise
     await sluice.admin.install();
     const client = new pg.Client({ connectionString: url });
     await client.connect();
-    const { rows } = await client.query<{ server: string }>(
-      `select current_setting('server_version') as server`,
-    );
-    const machine = {
-      node: process.version,
-      postgres: rows[0]?.server,
-      cpu: cpus()[0]?.model,
-      cores: cpus().length,
-      memoryGiB: Math.round(totalmem() / 2 ** 30),
-    };
-    const folder = new URL('../results/local/', import.meta.url);
-    await mkdir(folder, { recursive: true });
     try {
-      await run({
-        url,
-        schema: SCHEMA,
-        sluice,
-        client,
-        record: async (result) => {
-          const line = JSON.stringify({ scenario, at: new Date().toISOString(), ...result, machine });
-          await appendFile(new URL(`${scenario}.jsonl`, folder), `${line}\n`);
-        },
-      });
+      const { rows } = await client.query<{ server: string }>(
+        `select current_setting('server_version') as server`,
+      );
+      const results = await openResults(scenario, rows[0]?.server);
+      await run({ ...results, url, schema: SCHEMA, sluice, client });
     } finally {
       await client.end();
     }

@@ -38,3 +38,8 @@ export function percentile(values: readonly number[], share: number): number {
   const sorted = [...values].sort((a, b) => a - b);
   return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? NaN;
 }
+
+/** How many times as long the one took as the other: the median of each round's ratio, which noise of a round leaves alone. */
+export function medianRatio(ms: readonly number[], against: readonly number[]): number {
+  return median(ms.map((each, round) => each / (against[round] ?? NaN)));
+}

@@ -52,6 +52,10 @@ export class DatabaseError extends SluiceError {
   ) {
     super(message);
   }
+  /** Whether the server ends the connection with it: another statement on it would fail, for nothing. */
+  get endsConnection(): boolean {
+    return /^(?:08|25P0[345]|57P0[1-5])/.test(this.sqlState);
+  }
   override get transient() {
     return TRANSIENT_STATES.has(this.sqlState) || TRANSIENT_CLASSES.has(this.sqlState.slice(0, 2));
   }

@@ -9,6 +9,8 @@ export interface OutgoingRow {
   /** Length of `json` in UTF-8. */
   bytes: number;
   delaySeconds: number;
+  /** Its place in its batch, for errors; undefined for a single message. */
+  index?: number | undefined;
 }
 
 export interface StoredRow extends OutgoingRow {

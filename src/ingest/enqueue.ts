@@ -5,12 +5,14 @@ import {
   AmbiguousEnqueueError,
   ConnectionError,
   DatabaseError,
+  InvalidOptionError,
   PayloadInvalidError,
   SluiceError,
   TimeoutError,
 } from '../errors/index.js';
 import * as sql from '../sql/enqueue.js';
-import type { Incarnation } from '../sql/workers.js';
+import { RAISED } from '../sql/statement.js';
+import { type Incarnation, selectWorker } from '../sql/workers.js';
 import type { Id } from '../types.js';
 import { Call, type OutgoingRow, type StoredRow } from './call.js';
 import { Coalescer } from './coalescer.js';
@@ -27,10 +29,13 @@ export interface EnqueueTarget {
   translate: (error: unknown) => unknown;
   /** Called after each commit. */
   onCommit: () => void;
+  /** From its abort on answers are waited for briefly, and nothing is tried again. */
+  hurry: AbortSignal;
 }
 
 /** Longest time for a call, its retries included. */
 const CALL_MS = 30_000;
+const HURRIED_MS = 5_000;
 
 /**
  * Puts the rows of single calls into the queue. Calls of one row share statements; one of several rows has its own.
@@ -64,8 +69,15 @@ export class EnqueueSink {
     try {
       return await this.#insert(this.target.db.on(client), rows, channel);
     } catch (error) {
+      if (isFaultOfTheData(error)) throw refusal(undefined, error);
+      if (saysGone(error) && (await this.isRegistered())) throw snapshotTooOld();
       throw this.target.translate(error);
     }
+  }
+
+  /** Now, whatever the snapshot of a transaction of the caller's says: that may be older than this producer. */
+  async isRegistered(): Promise<boolean> {
+    return (await selectWorker(this.target.db.urgent, this.target.worker)) !== undefined;
   }
 
   /** Resolves when no call is waiting or under way. */
@@ -91,7 +103,7 @@ export class EnqueueSink {
   }
 
   async #untilAnswered(calls: readonly Call[]): Promise<void> {
-    const { retry } = this.target;
+    const { retry, hurry } = this.target;
     const deadline = performance.now() + CALL_MS;
     for (let failures = 1; ; failures++) {
       const wanted = calls.filter((call) => !call.settled);
@@ -102,7 +114,7 @@ export class EnqueueSink {
       } catch (error) {
         const delayMs = backoffMs(failures, retry);
         const again = error instanceof SluiceError && error.transient && failures <= retry.retries;
-        if (!again || performance.now() + delayMs >= deadline) throw error;
+        if (!again || hurry.aborted || performance.now() + delayMs >= deadline) throw error;
         await sleep(delayMs);
       }
     }
@@ -111,7 +123,9 @@ export class EnqueueSink {
   async #attempt(calls: readonly Call[], withinMs: number): Promise<void> {
     let sent: Call[] = [];
     try {
-      const rows = await answeredWithin(this.target.db, 'enqueueing', { withinMs }, async (session) => {
+      const { db, hurry } = this.target;
+      const limits = { withinMs, hurry, hurriedMs: Math.min(withinMs, HURRIED_MS) };
+      const rows = await answeredWithin(db, 'enqueueing', limits, async (session) => {
         // Some may have been taken back while there was no client.
         sent = calls.filter((call) => !call.settled);
         for (const call of sent) call.sent = true;
@@ -147,17 +161,34 @@ export class EnqueueSink {
   /** Names the row that the server refused. */
   async #blame(call: Call, error: DatabaseError): Promise<void> {
     const { rows } = call;
-    let index: number | undefined;
+    let index = rows.length === 1 ? rows[0]?.index : undefined;
     let cause = error;
     if (rows.length > 1) {
       const found = await findRefused(this.target.db, rows, (on, part) => this.#insert(on, part, null));
       ({ index, cause } = found ?? { index, cause });
     }
-    call.fail(new PayloadInvalidError(index, `the server refuses it: ${cause.message}`, { cause }));
+    call.fail(refusal(index, cause));
   }
 }
 
 const rowsOf = (call: Call) => call.rows;
+
+function refusal(index: number | undefined, cause: DatabaseError): PayloadInvalidError {
+  return new PayloadInvalidError(index, `the server refuses it: ${cause.message}`, { cause });
+}
+
+function saysGone(error: unknown): boolean {
+  if (!(error instanceof DatabaseError)) return false;
+  return error.sqlState === RAISED.workerGone || error.sqlState === RAISED.queueGone;
+}
+
+export function snapshotTooOld(): InvalidOptionError {
+  return new InvalidOptionError(
+    'client',
+    'in a transaction that sees this producer',
+    'one at REPEATABLE READ or SERIALIZABLE whose snapshot is older than it',
+  );
+}
 
 /** Whether the server has answered, so that the statement certainly is not in. */
 function isAnswer(error: unknown): boolean {

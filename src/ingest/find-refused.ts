@@ -62,5 +62,5 @@ async function byHalves<Row>(
 
 /** Values that a type, a constraint or a trigger refuses; nothing that another try could mend. */
 export function isFaultOfTheData(error: unknown): error is DatabaseError {
-  return error instanceof DatabaseError && /^(?:22|23|44|54|P0)/.test(error.sqlState);
+  return error instanceof DatabaseError && /^(?:2[123F]|3[89]|44|54|P0)/.test(error.sqlState);
 }

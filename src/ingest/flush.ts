@@ -101,7 +101,7 @@ async function attempt(
   watch.committing();
   batch.commitSent = true;
   try {
-    await sql.advanceAndCommit(session, stream, turn.seq, batch.position);
+    await sql.advanceAndCommit(session, stream, turn.seq, batch.position, queue.id, worker);
   } catch (error) {
     if (!(error instanceof DatabaseError && error.sqlState === RAISED.streamMoved)) throw error;
     // It waited for whoever held the ledger's row, so what the row says now is final.

@@ -29,7 +29,7 @@ export async function outgoingRows(
     filter.payloads.checkSize(bytes, single ? undefined : index);
     batchBytes += bytes;
     if (batchBytes > MAX_BATCH_BYTES && !single) throw tooMuch(batchBytes, index, payloads.length);
-    return { json, bytes, delaySeconds };
+    return { json, bytes, delaySeconds, index: single ? undefined : index };
   };
   const { validate } = filter;
   if (!validate) return payloads.map(row);

@@ -90,7 +90,7 @@ export class StreamSink<T> implements Sink<T> {
       stream: { ...key, name },
       withVt: this.#withVt,
       batchTimeoutMs,
-      // COPY is the faster one for batches of every size, even of one row: benchmarks/README.md.
+      // As fast as INSERT for small batches and faster for big ones: benchmarks/README.md.
       method: method === 'auto' ? 'copy' : method,
     };
     this.#key = key;

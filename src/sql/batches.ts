@@ -78,9 +78,12 @@ export async function advanceAndCommit(
   stream: StreamKey,
   seq: number,
   position: string,
+  queueId: Id,
+  worker: Incarnation,
 ): Promise<void> {
   await session.commit(
-    `select ${session.schema}.sluice_advance(${literal(stream.id)}, ${stream.epoch}, ${seq}, ${literal(position)})`,
+    `select ${session.schema}.sluice_pin(${literal(queueId)}, ${literal(worker.id)}, ${literal(worker.incarnation)});
+     select ${session.schema}.sluice_advance(${literal(stream.id)}, ${stream.epoch}, ${seq}, ${literal(position)})`,
   );
 }
 

@@ -12,18 +12,17 @@ export const insertRows = (s: string, pinned = '') => `
   select $1, $2, 1, now() + coalesce(delay, 0) * interval '1 second', payload
   from ${pinned} unnest($3::jsonb[], $4::float8[]) as item (payload, delay)`;
 
-/**
- * The pin drives the insert: without it no row. Ids ascend in input order, and one row answers for all of them, since
- * rows are what costs on the way back. `$6` is the channel for a caller whose own transaction this is.
- */
-const ENQUEUE = statement(
-  'enqueue',
-  (s) => `
-  with pinned as materialized (select ${s}.sluice_pin($1::bigint, $2::bigint, $5::timestamptz)),
-  inserted as (${insertRows(s, 'pinned,')} returning id)
-  select string_agg(id::text, ',' order by id) as ids, (extract(epoch from now()) * 1000000)::int8::text as "atMicros",
-    case when $6::text is not null then pg_notify($6, '') end
-  from inserted`,
+/** The pin drives the insert: without it no row. Ids ascend in input order, and rows come back in it. */
+const enqueueText = (s: string, first: string, from: string) => `
+  with ${first}pinned as materialized (select ${s}.sluice_pin($1::bigint, $2::bigint, $5::timestamptz))
+  ${insertRows(s, from)}
+  returning id::text as id, (extract(epoch from now()) * 1000000)::int8::text as at`;
+
+const ENQUEUE = statement('enqueue', (s) => enqueueText(s, '', 'pinned,'));
+
+/** For a transaction of the caller's: nobody else knows when that commits. */
+const ENQUEUE_AND_NOTIFY = statement('enqueue', (s) =>
+  enqueueText(s, "told as materialized (select pg_notify($6, '')), ", 'pinned, told,'),
 );
 
 export interface Enqueue {
@@ -45,12 +44,18 @@ export interface Enqueued {
 }
 
 /** Raises `RAISED.queueGone` or `workerGone`, and then has inserted nothing. */
-export async function enqueue(on: Queryable | Session, { queueId, ...row }: Enqueue): Promise<Enqueued> {
-  const values = [queueId, row.worker.id, row.payloads, row.delays, row.worker.incarnation, row.channel];
-  const text = ENQUEUE(on.schema);
-  const rows = await ('prepared' in on
-    ? on.prepared<{ ids: string; atMicros: string }>(text, values)
-    : on.query<{ ids: string; atMicros: string }>(text, values));
-  const { ids, atMicros } = rows[0] as { ids: string; atMicros: string };
-  return { ids: ids.split(','), atMicros: BigInt(atMicros) };
+export async function enqueue(
+  on: Queryable | Session,
+  { queueId, worker, payloads, delays, channel }: Enqueue,
+): Promise<Enqueued> {
+  const values = [queueId, worker.id, payloads, delays, worker.incarnation];
+  const rows =
+    channel === null
+      ? await run(on, ENQUEUE(on.schema), values)
+      : await run(on, ENQUEUE_AND_NOTIFY(on.schema), [...values, channel]);
+  return { ids: rows.map(({ id }) => id), atMicros: BigInt(rows[0]?.at ?? 0) };
+}
+
+function run(on: Queryable | Session, text: string, values: unknown[]): Promise<{ id: Id; at: string }[]> {
+  return 'prepared' in on ? on.prepared(text, values) : on.query(text, values);
 }
