@@ -1,18 +1,22 @@
 // npm run bench -- SCENARIO [--rows N] [--rounds N]; without a scenario all of them run.
 import { parseArgs } from 'node:util';
 import { batchSize } from './scenarios/batch-size.js';
+import { dedupe } from './scenarios/dedupe.js';
 import { enqueueConcurrent } from './scenarios/enqueue-concurrent.js';
 import { enqueueLatency } from './scenarios/enqueue-latency.js';
 import { ingest } from './scenarios/ingest.js';
 import { latency } from './scenarios/latency.js';
+import { ledger } from './scenarios/ledger.js';
 import { validation } from './scenarios/validation.js';
 
 const scenarios = {
   ingest: { run: ingest, rows: 300_000, rounds: 5 },
+  ledger: { run: ledger, rows: 300_000, rounds: 5 },
   'batch-size': { run: batchSize, rows: 200_000, rounds: 5 },
   'enqueue-latency': { run: enqueueLatency, rows: 0, rounds: 100 },
   'enqueue-concurrent': { run: enqueueConcurrent, rows: 20_000, rounds: 5 },
   validation: { run: validation, rows: 20_000, rounds: 50 },
+  dedupe: { run: dedupe, rows: 200_000, rounds: 5 },
   latency: { run: latency, rows: 0, rounds: 200 },
 };
 type Name = keyof typeof scenarios;

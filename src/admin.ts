@@ -14,9 +14,10 @@ import type { QueueMetrics, SystemStats, WorkerHealthStats, WorkerStats } from '
 import * as migrate from './migrate.js';
 import * as metrics from './sql/metrics.js';
 import * as queues from './sql/queues.js';
+import * as streams from './sql/streams.js';
 import { selectMessage } from './sql/stored-messages.js';
 import { deleteWorker, listWorkers } from './sql/workers.js';
-import type { Id, Queue, StoredMessage, WorkerInfo } from './types.js';
+import type { Id, IngestStream, Queue, StoredMessage, WorkerInfo } from './types.js';
 import { WorkerHandle } from './worker-handle.js';
 
 /** PostgreSQL indexes the name, and an index entry holds at most about 2,700 bytes. */
@@ -164,6 +165,26 @@ export class Admin implements AsyncDisposable {
   async purgeQueue(name: string): Promise<number> {
     const { id } = await this.getQueue(name);
     return this.db.transaction((session) => queues.purgeQueue(session, id));
+  }
+
+  /** All streams into queues that are under way or can be resumed; those that moved last come first. */
+  async listStreams(): Promise<IngestStream[]> {
+    return streams.listStreams(this.db);
+  }
+
+  /** One stream by its name; undefined where there is none. */
+  async getStream(name: string): Promise<IngestStream | undefined> {
+    const [stream] = await streams.listStreams(this.db, check.text('stream name', name));
+    return stream;
+  }
+
+  /**
+   * Forgets how far a stream has come: started again it begins at the beginning of its source. A run that is under way
+   * ends with a StreamNotFoundError.
+   * @returns whether there was one
+   */
+  async deleteStream(name: string): Promise<boolean> {
+    return streams.deleteStream(this.db, check.text('stream name', name));
   }
 
   /**

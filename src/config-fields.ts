@@ -9,7 +9,9 @@ import { checkDsn } from './dsn.js';
 export interface ConfigValues {
   /**
    * PostgreSQL URL, `postgres://user:password@host:5432/database?sslmode=verify-full`. Required.
-   * Its parameters go to the driver as they are. `PGQRS_DSN`, `dsn`.
+   * Several hosts, `a:5432,b:5432`, are for fail-over: the one is used that takes writes, or what
+   * `target_session_attrs` asks for; `connect_timeout` is the longest wait for one of them, in seconds (2 by default).
+   * Its other parameters go to the driver as they are. `PGQRS_DSN`, `dsn`.
    */
   dsn: string;
   /** Schema of the queue tables: an SQL name of at most 63 bytes. `PGQRS_SCHEMA`, `schema`. @default 'public' */

@@ -6,6 +6,8 @@ import { Db } from './db.js';
 import { checkDsn } from './dsn.js';
 import { ping } from './sql/notify.js';
 import { ClosedError } from './errors/index.js';
+import { Hosts } from './hosts.js';
+import type { HostsConfig } from './hosts-client.js';
 import { Listener } from './listener.js';
 import { Producer } from './producer.js';
 import { producerDefaults, type ProducerOptions } from './producer-options.js';
@@ -144,8 +146,9 @@ export async function connect(
   return new Sluice(db, config, new Listener(db, connection));
 }
 
-function listenConnection(listenUrl: string): pg.ClientConfig {
-  return { connectionString: checkDsn('listenUrl', listenUrl), application_name: 'pg-sluice' };
+function listenConnection(listenUrl: string): HostsConfig {
+  const hosts = Hosts.of(checkDsn('listenUrl', listenUrl));
+  return { ...(hosts ? { hosts } : { connectionString: listenUrl }), application_name: 'pg-sluice' };
 }
 
 function open(options: ConnectOptions): { db: Db; config: Config } {

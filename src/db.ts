@@ -1,7 +1,11 @@
 import pg from 'pg';
+import { backoffMs, sleep } from './backoff.js';
 import { orAbort } from './deferred.js';
-import { ClosedError } from './errors/index.js';
-import { type Queryable, rethrow, run, Session } from './session.js';
+import { driverError } from './driver-error.js';
+import { ClosedError, ConnectionError, SluiceError } from './errors/index.js';
+import { Hosts } from './hosts.js';
+import { HostsClient, type HostsConfig } from './hosts-client.js';
+import { handBack, type Queryable, run, Session, takeClient } from './session.js';
 
 export type { Queryable, Session };
 
@@ -17,18 +21,23 @@ export interface DbOptions {
   connectTimeoutMs: number;
 }
 
+/** Between two tries to connect to a host that had just been found. */
+const HOST_GONE = { baseMs: 20, maxMs: 500 };
+
 /** Longest wait for a connection of the small pool, and for an answer on it. */
 const URGENT_TIMEOUT_MS = 5_000;
 
 /**
  * One database: a pool for the work, and a small one beside it for what must never wait behind the work:
  * heartbeats, doorbells, and the end of a half-dead backend. (Batches in flight may hold the whole main pool.)
- * With session.ts the only file that talks to the driver.
+ * With session.ts the only file that talks to the driver; where the URL has several hosts, hosts-client.ts connects.
  */
 export class Db implements Queryable {
   readonly schema: string;
   readonly urgent: Queryable;
   #urgentPool: pg.Pool;
+  /** Where the URL has several, or asks for a certain kind: the clients of all pools go by them. */
+  readonly #hosts: Hosts | undefined;
   /** Statements and requests for a client that the pool has not answered yet. */
   readonly #unanswered = new Set<Promise<unknown>>();
   readonly #preparing = { works: true };
@@ -41,6 +50,8 @@ export class Db implements Queryable {
     private readonly ownsPool: boolean,
   ) {
     this.schema = pg.escapeIdentifier(schemaName);
+    const { hosts } = pool.options as { hosts?: unknown };
+    this.#hosts = hosts instanceof Hosts ? hosts : undefined;
     this.#urgentPool = quiet(
       new pg.Pool({
         ...connectionOf(pool),
@@ -59,8 +70,12 @@ export class Db implements Queryable {
 
   /** A database with a pool of its own. Connects at the first query. */
   static open(url: string, { schema, maxConnections, connectTimeoutMs }: DbOptions): Db {
+    const hosts = Hosts.of(url);
+    const where = hosts
+      ? { hosts, Client: HostsClient as unknown as new () => pg.Client }
+      : { connectionString: url };
     const pool = new pg.Pool({
-      connectionString: url,
+      ...where,
       max: maxConnections,
       // The driver's default is to wait for ever.
       connectionTimeoutMillis: connectTimeoutMs,
@@ -68,7 +83,7 @@ export class Db implements Queryable {
       application_name: 'pg-sluice',
     });
     // The pool hides its password from whoever prints it, but not the URL that holds it.
-    Object.defineProperty(pool.options, 'connectionString', { enumerable: false });
+    if (!hosts) Object.defineProperty(pool.options, 'connectionString', { enumerable: false });
     return new Db(quiet(pool), schema, true);
   }
 
@@ -78,8 +93,8 @@ export class Db implements Queryable {
   }
 
   /** How a client of its own connects to the same database: for the listener. */
-  get connection(): pg.ClientConfig {
-    return connectionOf(this.pool);
+  get connection(): HostsConfig {
+    return { ...connectionOf(this.pool), hosts: this.#hosts };
   }
 
   query<Row>(text: string, values?: readonly unknown[]): Promise<Row[]> {
@@ -95,12 +110,12 @@ export class Db implements Queryable {
   async session(signal?: AbortSignal): Promise<Session> {
     signal?.throwIfAborted();
     if (this.#closed) throw new ClosedError('the connection to the database');
-    const connecting = this.#answered(this.pool.connect());
+    const connecting = this.#answered(this.#client(this.pool));
     try {
-      return new Session(await orAbort(connecting.catch(rethrow), signal), this.schema, this.#preparing);
+      return new Session(await orAbort(connecting, signal), this.schema, this.#preparing);
     } catch (error) {
       // pg cannot withdraw a request for a client: hand it back when it comes.
-      if (signal?.aborted) connecting.then((client) => client.release()).catch(() => undefined);
+      if (signal?.aborted) connecting.then((client) => handBack(client)).catch(() => undefined);
       throw error;
     }
   }
@@ -127,6 +142,7 @@ export class Db implements Queryable {
   }
 
   async #close(): Promise<void> {
+    if (this.ownsPool) this.#hosts?.close();
     // Whoever waits for a client when a pool ends would get neither a client nor an error before the pool's time-out.
     if (this.ownsPool) await Promise.allSettled(this.#unanswered);
     await Promise.all([this.#urgentPool.end(), this.ownsPool ? this.pool.end() : undefined]);
@@ -134,7 +150,44 @@ export class Db implements Queryable {
 
   #query<Row>(on: pg.Pool, text: string, values?: readonly unknown[]): Promise<Row[]> {
     if (this.#closed) return Promise.reject(new ClosedError('the connection to the database'));
-    return this.#answered(run<Row>(on, text, values));
+    const hosts = this.#hosts;
+    return this.#answered(hosts ? this.#queryHost<Row>(hosts, on, text, values) : run<Row>(on, text, values));
+  }
+
+  /** As the pool's own `query`, but it tells a host that cannot be reached from an answer that did not come. */
+  async #queryHost<Row>(
+    hosts: Hosts,
+    on: pg.Pool,
+    text: string,
+    values?: readonly unknown[],
+  ): Promise<Row[]> {
+    const client = await this.#client(on);
+    try {
+      const rows = await run<Row>(client, text, values);
+      handBack(client);
+      return rows;
+    } catch (error) {
+      if (error instanceof ConnectionError) hosts.doubt();
+      handBack(client, error as Error);
+      throw error;
+    }
+  }
+
+  /** Of several hosts the one that was found may be gone a moment later: then it is looked for again. */
+  async #client(pool: pg.Pool): Promise<pg.PoolClient> {
+    // A little earlier than the pool's, or the last try would be given the whole time once more.
+    const deadline = performance.now() + 0.9 * (pool.options.connectionTimeoutMillis ?? 0);
+    for (let failures = 1; ; failures++) {
+      try {
+        return await takeClient(pool);
+      } catch (error) {
+        const failure = driverError(error);
+        // An error of ours comes from the search, which has used up its time.
+        const gone = this.#hosts && failure instanceof SluiceError && failure !== error && failure.transient;
+        if (!gone || performance.now() > deadline) throw failure;
+        await sleep(backoffMs(failures, HOST_GONE));
+      }
+    }
   }
 
   #answered<T>(request: Promise<T>): Promise<T> {

@@ -31,7 +31,7 @@ function isServerError(error: unknown): error is pg.DatabaseError {
 
 function serverError(error: pg.DatabaseError): SluiceError {
   const state = error.code ?? 'XX000';
-  const message = `${withoutValue(error.message)} (SQLSTATE ${state})`;
+  const message = `${withoutValue(error.message, state)} (SQLSTATE ${state})`;
   if (OBJECT_MISSING.has(state)) return new SchemaNotInstalledError(message);
   if (NOT_ALLOWED.has(state)) return new PermissionDeniedError(message);
   if (LOGIN_REFUSED.has(state))
@@ -44,14 +44,19 @@ function connectionError(error: Error): ConnectionError {
   const { code } = error as NodeJS.ErrnoException;
   // A host with several addresses fails with an AggregateError that has no message of its own.
   const reason = error.message || code || error.name;
-  return new ConnectionError(`no connection to the database: ${reason}`, !HOPELESS.has(code ?? ''), {
+  const hopeless = HOPELESS.has(code ?? '') || reason.includes('after calling end on the pool');
+  return new ConnectionError(`no connection to the database: ${reason}`, !hopeless, {
     cause: error,
   });
 }
 
-/** Some messages end in the offending value: `invalid input syntax for type json: "…"`. */
-function withoutValue(message: string): string {
-  return message.replace(/: ".*"$/s, '');
+/** Values that do not fit their type: out of range, malformed. */
+const NAMES_VALUE = /^22(?:003|007|008|P02)$/;
+
+/** Some messages hold the offending value: `invalid input syntax for type json: "…"`, `value "…" is out of range`. */
+function withoutValue(message: string, state: string): string {
+  const short = message.replace(/: ".*"$/s, '');
+  return NAMES_VALUE.test(state) ? short.replace(/".*"/s, '"…"') : short;
 }
 
 /** `COPY t, line 3, column c` — a binary COPY of jsonb puts it on the second line. */

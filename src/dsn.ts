@@ -1,10 +1,12 @@
+import { aroundHosts, hostsFault } from './dsn-hosts.js';
 import { InvalidOptionError } from './errors/index.js';
 
 /** What a message shows as an example of a DSN. */
 export const DSN_EXAMPLE = 'postgres://user:password@host:5432/database';
 
 /**
- * Refuses what is not a PostgreSQL URL. Its parameters, such as `sslmode`, are left to the driver.
+ * Refuses what is not a PostgreSQL URL, of one host or of several. Its parameters, such as `sslmode`, are left to the
+ * driver, but for those about hosts.
  * The message says what is wrong and quotes nothing of the DSN: in a malformed one nobody knows where the password is.
  */
 export function checkDsn(field: string, value: unknown): string {
@@ -22,7 +24,7 @@ export function redactDsn(dsn: string): string {
   for (const name of new Set(url.searchParams.keys())) {
     if (/password/i.test(name)) url.searchParams.set(name, '***');
   }
-  return url.href.replace(`@${NO_HOST}/`, '@/');
+  return url.href.replace(NO_HOST, () => aroundHosts(dsn).hosts);
 }
 
 function faultOf(dsn: string): string | undefined {
@@ -33,7 +35,7 @@ function faultOf(dsn: string): string | undefined {
   if (scheme !== 'postgres' && scheme !== 'postgresql') return `a ${scheme}:// URL`;
   if (/\s/.test(dsn)) return 'a URL with white space in it: write a space as %20';
   return isWellFormed(withHost(dsn))
-    ? undefined
+    ? hostsFault(dsn)
     : 'a malformed URL: in user name, password and database write : / ? # @ % as %3A %2F %3F %23 %40 %25';
 }
 
@@ -51,7 +53,9 @@ function isWellFormed(dsn: string): boolean {
 
 const NO_HOST = 'no-host.invalid';
 
-/** The driver takes `user:password@/db?host=/socket/directory`, which is no URL until it has a host. */
+/** `user:password@/db?host=/socket/directory` is no URL until it has a host, and one with several hosts until it has one. */
 function withHost(dsn: string): string {
+  const { before, hosts, after } = aroundHosts(dsn);
+  if (hosts.includes(',')) return `${before}${NO_HOST}${after}`;
   return URL.canParse(dsn) ? dsn : dsn.replace('@/', `@${NO_HOST}/`);
 }

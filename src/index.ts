@@ -22,6 +22,10 @@ export {
   type MessagesOptions,
 } from './consumer.js';
 export * from './errors/index.js';
+export type { MaxRejects, Reject } from './ingest/rejects.js';
+export type { Resume, ResumeOptions } from './ingest/resume.js';
+export type { BatchEnqueueOptions, Enqueued, EnqueueOptions } from './ingest/enqueue-options.js';
+export type { IngestSource, Items } from './ingest/ingest.js';
 export type { WritableOptions } from './ingest/writable-options.js';
 export type { RateLimitStatus } from './limiter.js';
 export type { Message } from './message.js';
@@ -36,9 +40,17 @@ export type {
   WorkerStats,
 } from './metrics.js';
 export { type IngestSummary, Producer } from './producer.js';
-export type { EnqueueOptions, ProducerCreateOptions, ProducerOptions } from './producer-options.js';
+export type { ProducerCreateOptions, ProducerOptions } from './producer-options.js';
 export type { Due } from './sql/scheduled.js';
-export type { ForeignLeases, Id, Queue, StoredMessage, WorkerInfo, WorkerStatus } from './types.js';
+export type {
+  ForeignLeases,
+  Id,
+  IngestStream,
+  Queue,
+  StoredMessage,
+  WorkerInfo,
+  WorkerStatus,
+} from './types.js';
 export { PayloadCheck, type PayloadRules } from './validation.js';
 export type { WorkerEvents, WorkerOptions } from './worker.js';
 export { WorkerHandle } from './worker-handle.js';

@@ -1,10 +1,11 @@
 import { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import type { ClientConfig } from 'pg';
 import pgListen, { type Subscriber } from 'pg-listen';
 import { type Deferred, deferred, orAbort, withDeadline } from './deferred.js';
 import { driverError } from './driver-error.js';
 import { ConnectionError } from './errors/index.js';
+import type { Place } from './hosts.js';
+import type { HostsConfig } from './hosts-client.js';
 
 const CLOSE_TIMEOUT_MS = 1_000;
 
@@ -17,49 +18,60 @@ export class ListenLink {
   readonly lost: Promise<never>;
   isLost = false;
   readonly #lost: Deferred<never> = deferred();
-  readonly #subscriber: Subscriber;
+  #subscriber: Subscriber | undefined;
   #socket: Duplex | undefined;
+  #place: Place | undefined;
+  readonly #leave = () => void this.#socket?.destroy();
   /** The driver no longer lets statements queue up, so they wait here. */
   #last: Promise<unknown> = Promise.resolve();
 
-  /** @param timeoutMs longest wait for the connection, and for the answer to a statement */
+  /** @param timeoutMs longest wait for a host, for the connection, and for the answer to a statement */
   constructor(
-    { stream, ...connection }: ClientConfig,
+    private readonly connection: HostsConfig,
     private readonly timeoutMs: number,
-    onNotification: (channel: string) => void,
+    private readonly onNotification: (channel: string) => void,
   ) {
     this.lost = this.#lost.promise;
-    this.#subscriber = pgListen.default(
-      // The socket is kept so that it can be cut: a black-holed one does not answer the polite end.
-      { ...connection, stream: () => (this.#socket = stream?.() ?? new Socket()) },
-      // retryLimit 1 makes no attempt: a lost connection is an `error` at once. Payloads are never looked at.
-      { retryLimit: 1, retryTimeout: 0, paranoidChecking: false, parse: (text) => text },
-    );
-    this.#subscriber.events.on('error', () => {
-      this.isLost = true;
-      this.#lost.reject(new ConnectionError('the LISTEN connection was lost', true));
-    });
-    this.#subscriber.events.on('notification', ({ channel }) => onNotification(channel));
   }
 
   async open(signal: AbortSignal): Promise<void> {
-    await this.#promptly('opening the LISTEN connection', this.#subscriber.connect(), signal);
+    const { hosts, stream, ...connection } = this.connection;
+    this.#place = await hosts?.find(this.timeoutMs, signal);
+    signal.throwIfAborted();
+    const subscriber = pgListen.default(
+      {
+        ...connection,
+        ...(this.#place && { connectionString: this.#place.url }),
+        // The socket is kept so that it can be cut: a black-holed one does not answer the polite end.
+        stream: () => (this.#socket = stream?.() ?? new Socket()),
+      },
+      // retryLimit 1 makes no attempt: a lost connection is an `error` at once. Payloads are never looked at.
+      { retryLimit: 1, retryTimeout: 0, paranoidChecking: false, parse: (text) => text },
+    );
+    subscriber.events.on('error', () => {
+      this.isLost = true;
+      this.#lost.reject(new ConnectionError('the LISTEN connection was lost', true));
+    });
+    subscriber.events.on('notification', ({ channel }) => this.onNotification(channel));
+    this.#subscriber = subscriber;
+    this.#place?.left.addEventListener('abort', this.#leave);
+    await this.#promptly('opening the LISTEN connection', subscriber.connect(), signal);
   }
 
   /** Resolves when notifications on the channel are heard. Twice is fine. */
   async listen(channel: string, signal?: AbortSignal): Promise<void> {
-    await this.#inTurn('the answer to LISTEN', () => this.#subscriber.listenTo(channel), signal);
+    await this.#inTurn('the answer to LISTEN', () => this.#subscriber?.listenTo(channel), signal);
   }
 
   async unlisten(channel: string): Promise<void> {
-    await this.#inTurn('the answer to UNLISTEN', () => this.#subscriber.unlisten(channel));
+    await this.#inTurn('the answer to UNLISTEN', () => this.#subscriber?.unlisten(channel));
   }
 
   /** Closes the connection, politely or not. Never rejects. */
   async close(): Promise<void> {
-    await withDeadline('closing the LISTEN connection', CLOSE_TIMEOUT_MS, this.#subscriber.close()).catch(
-      () => undefined,
-    );
+    this.#place?.left.removeEventListener('abort', this.#leave);
+    const closing = this.#subscriber?.close() ?? Promise.resolve();
+    await withDeadline('closing the LISTEN connection', CLOSE_TIMEOUT_MS, closing).catch(() => undefined);
     this.#socket?.destroy();
   }
 

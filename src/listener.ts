@@ -1,16 +1,16 @@
 import { randomUUID } from 'node:crypto';
 import { EventEmitter } from 'node:events';
-import type { ClientConfig } from 'pg';
 import { backoffMs, sleep } from './backoff.js';
 import type { Db } from './db.js';
 import { deferred, type Deferred, orAbort, withDeadline } from './deferred.js';
 import { TimeoutError } from './errors/index.js';
+import type { HostsConfig } from './hosts-client.js';
 import { ListenLink } from './listen-link.js';
 import { notify } from './sql/notify.js';
 
 export interface ListenerOptions {
   /** Where to listen. @default where the database is */
-  connection?: ClientConfig;
+  connection?: HostsConfig;
   /** Time between two checks that notifications still arrive, in ms. @default 30000 */
   probeIntervalMs?: number;
   /** Time in which a check must succeed, a connection be open, a LISTEN be answered, in ms. @default 5000 */
@@ -45,7 +45,7 @@ export class Listener extends EventEmitter<ListenerEvents> {
   #link: ListenLink | undefined;
   #running: Promise<void> | undefined;
   #deaf = false;
-  readonly #connection: ClientConfig;
+  readonly #connection: HostsConfig;
   readonly #probeIntervalMs: number;
   readonly #probeTimeoutMs: number;
 

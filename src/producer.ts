@@ -1,25 +1,31 @@
-import { once } from 'node:events';
-import { Readable, type Writable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
+import type { Writable } from 'node:stream';
 import { type IngestStats, ProducerStream } from '../streams/producer-stream.js';
 import { answeredWithin } from './answered-within.js';
 import * as check from './check.js';
 import { type CallersClient, Db, type Queryable } from './db.js';
 import { Doorbell } from './doorbell.js';
 import { ClosedError } from './errors/index.js';
-import type { OutgoingRow, StoredRow } from './ingest/call.js';
+import type { OutgoingRow } from './ingest/call.js';
+import { Backlog } from './ingest/backlog.js';
 import { checkDelay } from './ingest/delay.js';
 import { EnqueueSink, snapshotTooOld } from './ingest/enqueue.js';
+import {
+  type BatchEnqueueOptions,
+  checkDue,
+  checkEnqueueOptions,
+  type Enqueued,
+  type EnqueueOptions,
+} from './ingest/enqueue-options.js';
 import { translateGone } from './ingest/gone.js';
-import { outgoingRows } from './ingest/outgoing.js';
+import { ingest, type IngestSource } from './ingest/ingest.js';
+import { KeyPurge } from './ingest/key-purge.js';
+import { outgoingRows, storedMessage } from './ingest/outgoing.js';
+import { Rejects } from './ingest/rejects.js';
 import { StreamSink } from './ingest/stream-sink.js';
 import { checkWritableOptions, type WritableOptions } from './ingest/writable-options.js';
 import type { RateLimitStatus } from './limiter.js';
 import {
-  checkDue,
-  checkEnqueueOptions,
   checkProducerOptions,
-  type EnqueueOptions,
   type ProducerCreateOptions,
   producerDefaults,
   type ProducerOptions,
@@ -41,6 +47,7 @@ const MAX_EXTENSION_SECONDS = 2_592_000;
 /** Puts messages into one queue. Any number of tasks may share it. */
 export class Producer<In = unknown, Out = In> extends Worker {
   readonly #doorbell: Doorbell;
+  readonly #keyPurge: KeyPurge;
   readonly #calls: EnqueueSink;
   readonly #streams = new Set<Pick<Writable, 'destroy' | 'once'>>();
   readonly #hurry = new AbortController();
@@ -54,6 +61,7 @@ export class Producer<In = unknown, Out = In> extends Worker {
   ) {
     super(db, registration);
     this.#doorbell = new Doorbell(db, queue.id);
+    this.#keyPurge = new KeyPurge(db);
     this.#calls = new EnqueueSink({
       db,
       queueId: queue.id,
@@ -111,7 +119,7 @@ export class Producer<In = unknown, Out = In> extends Worker {
   /**
    * Enqueues one message. Calls at the same time share a statement; each gets its own message or its own error.
    *
-   * @returns the message as it is stored
+   * @returns the message as it is stored; with a `dedupeKey` that the queue remembers, nothing
    * @throws {PayloadInvalidError | PayloadTooLargeError} nothing was sent, or the server refused this payload
    * @throws {WorkerSuspendedError | ClosedError | WorkerFencedError} this producer may not enqueue
    * @throws {RateLimitedError} with `whenRateLimited: 'reject'`
@@ -126,12 +134,11 @@ export class Producer<In = unknown, Out = In> extends Worker {
    * await producer.enqueue({ order: 42 }, { client }); // with the order, or not at all
    * await client.query('commit');
    */
-  async enqueue(payload: In, options: EnqueueOptions = {}): Promise<StoredMessage<Out>> {
+  async enqueue<O extends EnqueueOptions = object>(payload: In, options?: O): Promise<Enqueued<Out, O>> {
     this.#assertOpen();
-    const { delaySeconds } = checkEnqueueOptions(options);
-    const rows = await outgoingRows(this.options, [payload], delaySeconds, true);
-    const [message] = await this.#put(rows, options);
-    return message as StoredMessage<Out>;
+    const rows = await outgoingRows(this.options, [payload], checkEnqueueOptions(options ?? {}), true);
+    const [message] = await this.#put(rows, options ?? {});
+    return message as Enqueued<Out, O>;
   }
 
   /**
@@ -139,26 +146,31 @@ export class Producer<In = unknown, Out = In> extends Worker {
    * @param delaySeconds a whole number from 0 to 4,294,967,295
    * @throws as `enqueue`
    */
-  async enqueueDelayed(
+  async enqueueDelayed<O extends Omit<EnqueueOptions, 'delaySeconds'> = object>(
     payload: In,
     delaySeconds: number,
-    options: Omit<EnqueueOptions, 'delaySeconds'> = {},
-  ): Promise<StoredMessage<Out>> {
-    return this.enqueue(payload, { ...options, delaySeconds: checkDelay(delaySeconds) });
+    options?: O,
+  ): Promise<Enqueued<Out, O>> {
+    const delayed: EnqueueOptions = { ...options, delaySeconds: checkDelay(delaySeconds) };
+    return await this.enqueue(payload, delayed);
   }
 
   /**
    * Enqueues all messages or none, in one statement: up to 256 MiB of JSON. For more, or to get the ids of none, there
    * is `ingest`, which is faster.
-   * @returns the messages as they are stored, in input order, with ascending ids
+   * @returns the messages as they are stored, in input order, with ascending ids; undefined for one whose `dedupeKey`
+   * was there already, or came earlier in the batch
    * @throws as `enqueue`; errors of a payload carry its `index`
    */
-  async batchEnqueue(payloads: readonly In[], options: EnqueueOptions = {}): Promise<StoredMessage<Out>[]> {
+  async batchEnqueue<O extends BatchEnqueueOptions<In> = object>(
+    payloads: readonly In[],
+    options?: O & BatchEnqueueOptions<In>, // which types the callback's parameters
+  ): Promise<Enqueued<Out, O>[]> {
     this.#assertOpen();
     check.kind('payloads', payloads, 'an array (use ingest() for other iterables)', Array.isArray);
-    const { delaySeconds } = checkEnqueueOptions(options);
-    const rows = await outgoingRows(this.options, payloads, delaySeconds);
-    return rows.length === 0 ? [] : this.#put(rows, options);
+    const rows = await outgoingRows(this.options, payloads, checkEnqueueOptions(options ?? {}));
+    const messages = rows.length === 0 ? [] : await this.#put(rows, options ?? {});
+    return messages as Enqueued<Out, O>[];
   }
 
   /**
@@ -212,10 +224,16 @@ export class Producer<In = unknown, Out = In> extends Worker {
    */
   writable<T extends In = In>(options: WritableOptions<T> = {}): ProducerStream<T> {
     this.#assertOpen();
-    const { batch, ...sending } = checkWritableOptions(options);
-    const { payloads, validate, limiter } = this.options;
+    const { batch, rejects, maxBacklog, ...sending } = checkWritableOptions(options);
+    const { payloads, validate, limiter, maxReadCount } = this.options;
+    const { maxPayloadBytes } = payloads.rules;
+    const meantFor = this.queue.name;
     const sink = new StreamSink<T>({
       ...sending,
+      rejects: rejects && new Rejects({ ...rejects, meantFor, maxPayloadBytes }),
+      backlog:
+        maxBacklog === undefined ? undefined : new Backlog(this.db, this.queue.id, maxBacklog, maxReadCount),
+      keyPurge: this.#keyPurge,
       db: this.db,
       queue: this.queue,
       worker: this.incarnation,
@@ -237,20 +255,24 @@ export class Producer<In = unknown, Out = In> extends Worker {
 
   /**
    * Takes all items of an iterable into the queue.
+   *
+   * With `resume` it goes on where an earlier run of that name ended: behind that position it opens a source that is
+   * given as a function, and reads over the beginning of any other. When the server has lost commits that it had
+   * confirmed (an asynchronous fail-over), it opens such a function again, behind what is left.
    * @returns what was done, once every row is committed; when it rejects nothing is on its way any more
+   *
+   * @example
+   * await producer.ingest(rows, { resume: 'orders-2026-11' });
+   *
+   * @example
+   * const position = (line: Line) => line.endOffset;
+   * await producer.ingest((from) => linesOf(file, Number(from ?? 0)), { resume: { name: 'log', position } });
    */
-  async ingest<T extends In = In>(
-    items: Iterable<T> | AsyncIterable<T>,
+  ingest<T extends In = In>(
+    source: IngestSource<T>,
     options: WritableOptions<T> = {},
   ): Promise<IngestSummary> {
-    const stream = this.writable(options);
-    try {
-      await pipeline(Readable.from(items), stream);
-      return stream.stats;
-    } finally {
-      // pipeline() does not wait for it when the source fails.
-      if (!stream.closed) await once(stream, 'close');
-    }
+    return ingest(() => this.writable(options), source, options.resume);
   }
 
   /**
@@ -275,6 +297,7 @@ export class Producer<In = unknown, Out = In> extends Worker {
     await Promise.all(closing);
     await this.#calls.idle();
     await this.#doorbell.quiet();
+    await this.#keyPurge.quiet();
     await super.close();
   }
 
@@ -284,31 +307,18 @@ export class Producer<In = unknown, Out = In> extends Worker {
     this.assertReady();
   }
 
-  async #put(rows: readonly OutgoingRow[], options: EnqueueOptions): Promise<StoredMessage<Out>[]> {
-    const { client, notify = true, signal } = options;
+  async #put(
+    rows: readonly OutgoingRow[],
+    { client, notify = true, signal }: Omit<EnqueueOptions, 'dedupeKey'>,
+  ): Promise<(StoredMessage<Out> | undefined)[]> {
     signal?.throwIfAborted();
     await this.options.limiter?.take(rows.length, signal);
     this.assertReady(); // once more: time may have passed
-    const stored = client
+    const outcome = client
       ? await this.#calls.within(client, rows, notify ? this.#doorbell.channel : null)
       : await this.#calls.put(rows, signal);
-    return stored.map((row) => this.#message(row));
-  }
-
-  #message({ id, json, atMicros, delaySeconds }: StoredRow): StoredMessage<Out> {
-    const at = Number(atMicros / 1_000n);
-    return {
-      id,
-      queueId: this.queue.id,
-      payload: JSON.parse(json) as Out,
-      vt: new Date(at + delaySeconds * 1_000),
-      enqueuedAt: new Date(at),
-      readCount: 0,
-      dequeuedAt: null,
-      producerWorkerId: this.workerId,
-      consumerWorkerId: null,
-      archivedAt: null,
-    };
+    if (rows.some(({ once }) => once)) this.#keyPurge.remind();
+    return outcome.map((row) => row && storedMessage<Out>(row, this.queue.id, this.workerId));
   }
 
   async #change(

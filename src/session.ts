@@ -2,7 +2,8 @@ import { createHash } from 'node:crypto';
 import type pg from 'pg';
 import { copyIn } from './copy-in.js';
 import { driverError } from './driver-error.js';
-import { DatabaseError } from './errors/index.js';
+import { DatabaseError, NotPrimaryError } from './errors/index.js';
+import { HostsClient } from './hosts-client.js';
 
 /** What runs one statement: the database, or one session of it. */
 export interface Queryable {
@@ -14,17 +15,16 @@ export interface Queryable {
 /** One client of the pool, held for a transaction or a COPY. */
 export class Session implements Queryable {
   #given = false;
-  readonly #onError = () => undefined;
+  readonly #rethrow = (error: unknown): never => {
+    throw errorOf(this.client, error);
+  };
 
   constructor(
     private readonly client: pg.PoolClient,
     readonly schema: string,
     /** Whether prepared statements can be relied on; one for all sessions of a database. */
     private readonly preparing: { works: boolean },
-  ) {
-    // A checked-out client whose backend dies without a listener is an uncaught exception, even with pool.on('error').
-    client.on('error', this.#onError);
-  }
+  ) {}
 
   query<Row>(text: string, values?: readonly unknown[]): Promise<Row[]> {
     return run(this.client, text, values);
@@ -48,19 +48,19 @@ export class Session implements Queryable {
 
   /** Several statements in one message (simple protocol: no parameters). Resolves with each command's tag. */
   async script(text: string): Promise<string[]> {
-    const results = (await this.client.query(text).catch(rethrow)) as pg.QueryResult | pg.QueryResult[];
+    const results = (await this.client.query(text).catch(this.#rethrow)) as pg.QueryResult | pg.QueryResult[];
     return [results].flat().map((result) => result.command);
   }
 
   /** As `script`, for a script whose last statement returns one row: resolves with that row. */
   async scriptRow<Row>(text: string): Promise<Row> {
-    const results = (await this.client.query(text).catch(rethrow)) as pg.QueryResult | pg.QueryResult[];
+    const results = (await this.client.query(text).catch(this.#rethrow)) as pg.QueryResult | pg.QueryResult[];
     return [results].flat().at(-1)?.rows[0] as Row;
   }
 
   /** Sends `chunks` by COPY ... FROM STDIN and resolves with the number of rows. After a failure discard the session. */
   copyIn(text: string, chunks: Iterable<Buffer>): Promise<number> {
-    return copyIn(this.client, text, chunks).catch(rethrow);
+    return copyIn(this.client, text, chunks).catch(this.#rethrow);
   }
 
   /**
@@ -103,12 +103,37 @@ export class Session implements Queryable {
       // The error listener stays: the driver may still report the cut.
       (this.client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
       this.client.release(true);
+      if (this.client instanceof HostsClient) this.client.doubt();
     } else {
-      this.client.removeListener('error', this.#onError);
-      this.client.release();
+      handBack(this.client);
     }
   }
 }
+
+/**
+ * Takes a client out of the pool. A checked-out client whose backend dies without a listener is an uncaught exception,
+ * even with pool.on('error'); and it may die before whoever awaits it has his turn. So it is listened to at once.
+ */
+export function takeClient(pool: pg.Pool): Promise<pg.PoolClient> {
+  return new Promise((resolve, reject) => {
+    pool.connect((error, client) => {
+      if (!client) {
+        reject(error ?? new Error('the pool gave no client'));
+        return;
+      }
+      client.on('error', ignore);
+      resolve(client);
+    });
+  });
+}
+
+/** Gives a client back to the pool, which listens to it from then on; not to one that it drops, which may still report. */
+export function handBack(client: pg.PoolClient, error?: Error): void {
+  if (!error) client.removeListener('error', ignore);
+  client.release(error);
+}
+
+const ignore = () => undefined;
 
 /** Not there on this server connection, or there already: neither has run anything. */
 const PREPARED_ELSEWHERE = new Set(['26000', '42P05']);
@@ -135,10 +160,10 @@ export async function run<Row>(
     const result = await on.query(text, values as unknown[]);
     return result.rows as Row[];
   } catch (error) {
-    throw driverError(error);
+    throw errorOf(on, error);
   }
 }
 
-export function rethrow(error: unknown): never {
-  throw driverError(error);
+function errorOf(on: pg.Pool | pg.ClientBase, error: unknown): Error {
+  return on instanceof HostsClient && on.isLeft(error) ? new NotPrimaryError() : driverError(error);
 }

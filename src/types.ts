@@ -10,6 +10,24 @@ export interface Queue {
 /** States of a worker. Polling and interrupted are only those that were told so: pgqrs' pollers, and who calls `poll()`. */
 export type WorkerStatus = 'ready' | 'polling' | 'suspended' | 'interrupted' | 'stopped';
 
+/** A stream into a queue as the ledger knows it. Times are the server's. */
+export interface IngestStream {
+  name: string;
+  queue: string;
+  /** Whether it can be resumed by its name; the others end with their process. */
+  resumable: boolean;
+  /** How often it was started. */
+  run: number;
+  /** Batches that this run has committed. */
+  batches: number;
+  /** Rows that all its runs have put into the queue. */
+  rows: number;
+  /** Source position behind the last committed row; empty before the first. */
+  position: string;
+  /** When it last moved. */
+  updatedAt: Date;
+}
+
 /** A registered worker as the table holds it. Times are the server's. */
 export interface WorkerInfo {
   id: Id;

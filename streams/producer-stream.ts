@@ -1,47 +1,9 @@
 import { Writable, type WritableOptions } from 'node:stream';
 import pLimit from 'p-limit';
-import { orAbort } from '../src/deferred.js';
-import { ClosedError, type IngestProgress, SluiceError } from '../src/errors/index.js';
+import { type Deferred, deferred, orAbort } from '../src/deferred.js';
+import { ClosedError, SluiceError } from '../src/errors/index.js';
 import { endOnAbort } from './end-on-abort.js';
-
-/** A batch: takes items until the stream sends it. */
-export interface FillingBatch<T> {
-  readonly count: number;
-  readonly bytes: number;
-  /**
-   * Adds one item, or throws and adds nothing.
-   * @param payload what is stored: what `validate` made of the item, or the item itself
-   */
-  append(item: T, payload: unknown, index: number): void;
-  /** Resolves when its rows are committed. Called in order, `concurrency` at a time; the batch is not used again. */
-  send(): Promise<CommittedBatch>;
-}
-
-/** What a batch was when it was committed. */
-export interface CommittedBatch {
-  /** Number of the batch in its stream, counted from 1. */
-  seq: number;
-  rows: number;
-  bytes: number;
-  method: 'copy' | 'insert';
-  /** Time in ms: to get the transaction, to send the rows, to wait for the batch before, to commit. */
-  ms: { begin: number; transfer: number; turn: number; commit: number };
-}
-
-/** Where the stream's rows go. Functions only: the stream knows neither client nor SQL. */
-export interface Sink<T> {
-  /** Makes ready; nothing else is called before it resolves. */
-  open(signal: AbortSignal, onRetry: (event: RetryEvent) => void): Promise<void>;
-  /**
-   * Makes the payload that is stored of an item, or a Promise of it; throws or rejects to refuse the item. Called once
-   * per item, in order, one item at a time.
-   */
-  validate?(item: T, index: number): unknown;
-  /** A new, empty batch. */
-  batch(): FillingBatch<T>;
-  /** Leaves nothing behind; called once, when no batch is in flight. Resolves with what is committed; never rejects. */
-  close(): Promise<IngestProgress>;
-}
+import type { BacklogEvent, CommittedBatch, FillingBatch, RetryEvent, Sink, SinkEvents } from './sink.js';
 
 export interface BatchOptions {
   /** Rows that make a batch full. @default 5000 */
@@ -58,26 +20,27 @@ export interface BatchOptions {
 export interface IngestStats {
   /** Items taken from the source. */
   accepted: number;
-  /** Rows that are in the queue. */
+  /** Rows that it put into the queue. */
   committed: number;
+  /** Items that were left out, since their keys had come before (`dedupeKey`). */
+  duplicates: number;
+  /** Items that were left out, since they cannot be stored (`onReject`, `rejectTo`). */
+  rejected: number;
   /** Bytes sent and committed. */
   bytes: number;
   batches: number;
+  /** How often a batch was sent again. */
   retries: number;
+  /** Commits whose answer was lost, and that the ledger found. */
+  resolved: number;
+  /** Source position behind the last committed item; empty before the first. */
+  position: string;
+  /** Time since the first item, in seconds; it stands still when the stream is over. */
+  seconds: number;
   /** Committed rows per second since the first item. */
   rowsPerSecond: number;
   /** Time of all batches by phase, in ms; batches overlap. */
   ms: CommittedBatch['ms'];
-}
-
-export interface RetryEvent {
-  /** The batch that is sent again. */
-  seq: number;
-  /** How often it has failed. */
-  attempt: number;
-  error: Error;
-  /** Wait before it is sent again, in ms. */
-  delayMs: number;
 }
 
 /** Events of a ProducerStream beside those of every Writable. */
@@ -86,6 +49,8 @@ export interface ProducerStreamEvents {
   on(event: 'batch', listener: (batch: CommittedBatch) => void): this;
   /** A batch failed for a passing reason and will be sent again. */
   on(event: 'retry', listener: (event: RetryEvent) => void): this;
+  /** The queue is as full as `maxBacklog` allows: the stream waits. */
+  on(event: 'backlog', listener: (event: BacklogEvent) => void): this;
 }
 
 const EventfulWritable = Writable as unknown as new (
@@ -113,7 +78,23 @@ export class ProducerStream<T> extends EventfulWritable {
   #full: Callback | undefined;
   #linger: NodeJS.Timeout | undefined;
   #startedAt: number | undefined;
-  readonly #stats = { accepted: 0, committed: 0, bytes: 0, batches: 0, retries: 0 };
+  #endedAt: number | undefined;
+  /** Place of the next item in the source. */
+  #index = 0;
+  readonly #stats = {
+    ...{
+      accepted: 0,
+      committed: 0,
+      duplicates: 0,
+      rejected: 0,
+      bytes: 0,
+      batches: 0,
+      retries: 0,
+      resolved: 0,
+    },
+    position: '',
+  };
+  readonly #start: Deferred<string | undefined> = deferred();
   readonly #ms = { begin: 0, transfer: 0, turn: 0, commit: 0 };
 
   constructor(
@@ -126,10 +107,25 @@ export class ProducerStream<T> extends EventfulWritable {
     endOnAbort(signal, this);
   }
 
+  /**
+   * Where the source has to go on: the position behind the last item that an earlier run of the stream has committed;
+   * undefined for the beginning. Rejects when the stream cannot be opened.
+   */
+  get resumeFrom(): Promise<string | undefined> {
+    return this.#start.promise;
+  }
+
+  /** @internal for ingest(): so many items of the source come before the first that is written. */
+  beginAt(index: number): void {
+    this.#index = index;
+  }
+
   get stats(): IngestStats {
-    const seconds = this.#startedAt === undefined ? 0 : (performance.now() - this.#startedAt) / 1_000;
+    const now = this.#endedAt ?? performance.now();
+    const seconds = this.#startedAt === undefined ? 0 : (now - this.#startedAt) / 1_000;
     return {
       ...this.#stats,
+      seconds,
       rowsPerSecond: seconds === 0 ? 0 : this.#stats.committed / seconds,
       ms: { ...this.#ms },
     };
@@ -137,20 +133,32 @@ export class ProducerStream<T> extends EventfulWritable {
 
   /** Ends the stream at once. Batches in flight roll back, except one that is committing. */
   override destroy(error?: Error): this {
+    this.#start.reject(error ?? new ClosedError('the stream'));
     // Here and not in _destroy, which Node does not call before _construct is over.
     this.#abort.abort(error ?? new ClosedError('the stream'));
     return super.destroy(error);
   }
 
   override _construct(callback: Callback): void {
-    const onRetry = (event: RetryEvent) => {
-      this.#stats.retries++;
-      this.emit('retry', event);
+    const tell: SinkEvents = {
+      onRetry: (event) => {
+        this.#stats.retries++;
+        this.emit('retry', event);
+      },
+      onBacklog: (event) => this.emit('backlog', event),
     };
-    this.sink.open(this.#abort.signal, onRetry).then(
-      () => callback(),
-      // Node would report the abort's reason as one more error, even after a destroy() without any.
-      (error: unknown) => callback(this.destroyed ? null : (error as Error)),
+    this.sink.open(this.#abort.signal, tell).then(
+      ({ position, index }) => {
+        this.#stats.position = position;
+        this.#index = index;
+        this.#start.resolve(position === '' ? undefined : position);
+        callback();
+      },
+      (error: unknown) => {
+        this.#start.reject(error as Error);
+        // Node would report the abort's reason as one more error, even after a destroy() without any.
+        callback(this.destroyed ? null : (error as Error));
+      },
     );
   }
 
@@ -163,9 +171,9 @@ export class ProducerStream<T> extends EventfulWritable {
   #validate(item: T, callback: Callback): void {
     let payload: unknown;
     try {
-      payload = this.sink.validate?.(item, this.#stats.accepted);
+      payload = this.sink.validate?.(item, this.#index);
     } catch (error) {
-      this.#refuse(error, callback);
+      this.#reject(item, error, callback);
       return;
     }
     // The batch is looked up afterwards: while the item is validated, the one that was filling may be sent.
@@ -175,22 +183,38 @@ export class ProducerStream<T> extends EventfulWritable {
     };
     if (!(payload instanceof Promise)) take(payload);
     else {
-      orAbort<unknown>(payload, this.#abort.signal).then(take, (error: unknown) =>
-        this.#refuse(error, callback),
-      );
+      orAbort<unknown>(payload, this.#abort.signal).then(take, (error: unknown) => {
+        if (this.destroyed) this.#refuse(error, callback);
+        else this.#reject(item, error, callback);
+      });
     }
   }
 
   #take(item: T, payload: unknown, callback: Callback): void {
+    const batch = (this.#batch ??= this.sink.batch());
     try {
-      this.#batch ??= this.sink.batch();
-      this.#batch.append(item, payload, this.#stats.accepted);
+      batch.append(item, payload, this.#index);
     } catch (error) {
-      this.#refuse(error, callback);
+      this.#reject(item, error, callback);
       return;
     }
+    this.#taken(batch, callback);
+  }
+
+  /** The stream may go on without an item that cannot be stored, if it was told to. */
+  #reject(item: T, error: unknown, callback: Callback): void {
+    const batch = (this.#batch ??= this.sink.batch());
+    try {
+      if (batch.reject(item, error, this.#index)) this.#taken(batch, callback);
+      else this.#refuse(error, callback);
+    } catch (worse) {
+      this.#refuse(worse, callback);
+    }
+  }
+
+  #taken({ count, bytes }: FillingBatch<T>, callback: Callback): void {
     this.#stats.accepted++;
-    const { count, bytes } = this.#batch;
+    this.#index++;
     if (count >= this.options.batchSize || bytes >= this.options.batchBytes) {
       this.#full = callback;
       this.#send();
@@ -214,7 +238,9 @@ export class ProducerStream<T> extends EventfulWritable {
   async #close(error: Error | null): Promise<Error | null> {
     await Promise.all(this.#sending);
     const progress = await this.sink.close();
+    this.#endedAt = performance.now();
     this.#stats.committed = progress.committed;
+    this.#stats.position = progress.position;
     if (error instanceof SluiceError) error.progress = progress;
     return error;
   }
@@ -257,10 +283,14 @@ export class ProducerStream<T> extends EventfulWritable {
     callback?.(error);
   }
 
-  #count({ rows, bytes, ms }: CommittedBatch): void {
+  #count({ rows, duplicates, rejected, bytes, resolved, position, ms }: CommittedBatch): void {
     this.#stats.committed += rows;
+    this.#stats.duplicates += duplicates;
+    this.#stats.rejected += rejected;
     this.#stats.bytes += bytes;
     this.#stats.batches++;
+    if (resolved) this.#stats.resolved++;
+    this.#stats.position = position;
     for (const phase of ['begin', 'transfer', 'turn', 'commit'] as const) this.#ms[phase] += ms[phase];
   }
 

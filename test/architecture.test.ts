@@ -17,7 +17,17 @@ const FLOORS: readonly (readonly string[])[] = [
     'src/known-name',
     'src/metrics',
   ],
-  ['src/check', 'src/driver-error', 'src/answered-within', 'src/copy-in', 'src/session', 'src/db', 'src/dsn'],
+  [
+    'src/check',
+    'src/driver-error',
+    'src/answered-within',
+    'src/copy-in',
+    'src/session',
+    'src/db',
+    'src/dsn',
+    'src/hosts',
+    'src/sql/host-state', // asked before there is a database to ask
+  ],
   [
     'src/sql/',
     'src/config',
@@ -40,7 +50,7 @@ const FLOORS: readonly (readonly string[])[] = [
 const STRANGERS = ['src/admin', 'src/consumer', 'src/producer'];
 /** Where each package that talks to the server is used. */
 const DRIVERS: Record<string, readonly string[]> = {
-  pg: ['src/db.ts', 'src/driver-error.ts'],
+  pg: ['src/db.ts', 'src/driver-error.ts', 'src/hosts-client.ts', 'src/hosts-probe.ts'],
   'pg-copy-streams': ['src/copy-in.ts'],
   'pg-listen': ['src/listen-link.ts'],
 };

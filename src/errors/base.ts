@@ -5,8 +5,8 @@ export interface IngestProgress {
   /** Source position of the last committed row. */
   position: string;
   /**
-   * Set when the server could not be asked about the last batch, because it stayed away after the COMMIT was sent:
-   * that one batch may be in the queue too, behind the `committed` rows.
+   * Set when nobody could tell what became of the last batch, because the server stayed away after the COMMIT was sent,
+   * or another run has taken the stream further since: that one batch may be in the queue too, behind the `committed` rows.
    */
   inDoubt?: true;
 }

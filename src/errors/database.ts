@@ -15,6 +15,20 @@ export class ConnectionError extends SluiceError {
   }
 }
 
+/**
+ * One of several hosts answered that it takes no writes any more: it is no longer the primary. The call did nothing,
+ * and made again it goes to the host that is.
+ */
+export class NotPrimaryError extends SluiceError {
+  readonly code = 'NOT_PRIMARY';
+  constructor() {
+    super('the server takes no writes any more: it is no longer the primary');
+  }
+  override get transient() {
+    return true;
+  }
+}
+
 /** The role lacks a privilege, or the session is read-only. */
 export class PermissionDeniedError extends SluiceError {
   readonly code = 'PERMISSION_DENIED';

@@ -28,3 +28,33 @@ export class StreamNotFoundError extends SluiceError {
     super(`the ledger row of stream ${stream} is gone: its worker was swept as dead, or somebody deleted it`);
   }
 }
+
+/** More items were rejected than `maxRejects` allows. Batches before the last one are committed. */
+export class TooManyRejectsError extends SluiceError {
+  readonly code = 'TOO_MANY_REJECTS';
+  constructor(
+    readonly rejected: number,
+    /** Items taken from the source. */
+    readonly items: number,
+    readonly limit: number | { ratio: number },
+  ) {
+    const allowed = typeof limit === 'number' ? `${limit}` : `a share of ${limit.ratio}`;
+    super(`${rejected} of ${items} items were rejected; maxRejects allows ${allowed}`);
+  }
+}
+
+/** The source of a resumed stream has no item at the position where it has to go on. Nothing was sent. */
+export class ResumePositionError extends SluiceError {
+  readonly code = 'RESUME_POSITION_NOT_FOUND';
+  constructor(
+    readonly stream: string,
+    readonly position: string,
+    /** Items that the source gave. */
+    readonly items: number,
+  ) {
+    super(
+      `stream ${stream} has to go on behind position ${position}, but its source ended before, after ${items} items; ` +
+        'give it the same source as before, or start anew with admin.deleteStream()',
+    );
+  }
+}

@@ -11,6 +11,8 @@ export interface OutgoingRow {
   delaySeconds: number;
   /** Its place in its batch, for errors; undefined for a single message. */
   index?: number | undefined;
+  /** The key that keeps its like out of the queue for a while; undefined for one that may come again. */
+  once?: { key: string; windowSeconds: number } | undefined;
 }
 
 export interface StoredRow extends OutgoingRow {
@@ -18,6 +20,9 @@ export interface StoredRow extends OutgoingRow {
   /** When it was enqueued, in microseconds since 1970. */
   atMicros: bigint;
 }
+
+/** For each row what became of it, in order; undefined for one whose key was there already. */
+export type Outcome = (StoredRow | undefined)[];
 
 /**
  * One call to enqueue: its rows go together or not at all. An abort before they are sent takes them back; afterwards it
@@ -28,7 +33,9 @@ export class Call {
   /** While it may be on the wire. */
   sent = false;
   settled = false;
-  readonly #outcome: Deferred<StoredRow[]> = deferred();
+  /** Whether it can be sent again though it may be in. */
+  readonly repeatable: boolean;
+  readonly #outcome: Deferred<Outcome> = deferred();
 
   readonly #stopWaiting: (() => void) | undefined;
 
@@ -37,14 +44,15 @@ export class Call {
     signal: AbortSignal | undefined,
   ) {
     this.bytes = rows.reduce((sum, { bytes }) => sum + bytes, 0);
+    this.repeatable = rows.every(({ once }) => once !== undefined);
     this.#stopWaiting = signal && onAbort(signal, () => this.#takeBack(signal.reason));
   }
 
-  get stored(): Promise<StoredRow[]> {
+  get stored(): Promise<Outcome> {
     return this.#outcome.promise;
   }
 
-  succeed(rows: StoredRow[]): void {
+  succeed(rows: Outcome): void {
     this.#settle();
     this.#outcome.resolve(rows);
   }

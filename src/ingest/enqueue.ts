@@ -14,7 +14,7 @@ import * as sql from '../sql/enqueue.js';
 import { RAISED } from '../sql/statement.js';
 import { type Incarnation, selectWorker } from '../sql/workers.js';
 import type { Id } from '../types.js';
-import { Call, type OutgoingRow, type StoredRow } from './call.js';
+import { Call, type OutgoingRow, type Outcome } from './call.js';
 import { Coalescer } from './coalescer.js';
 import { findRefused, isFaultOfTheData } from './find-refused.js';
 import { jsonbArrayOf } from './jsonb-array.js';
@@ -41,7 +41,8 @@ const HURRIED_MS = 5_000;
  * Puts the rows of single calls into the queue. Calls of one row share statements; one of several rows has its own.
  *
  * A statement is sent again only where it certainly did not run: no connection could be had, or the server answered
- * that it failed for a passing reason. When no answer comes at all nobody knows, and the call says so.
+ * that it failed for a passing reason. When no answer comes at all nobody knows, and the call says so, unless its rows
+ * have keys that keep them from being in twice.
  */
 export class EnqueueSink {
   readonly #singles = new Coalescer<Call>((calls) => this.#settle(calls));
@@ -50,7 +51,7 @@ export class EnqueueSink {
   constructor(private readonly target: EnqueueTarget) {}
 
   /** The rows of one call, all or none: one in a statement that it may share with others, several in one of their own. */
-  put(rows: readonly OutgoingRow[], signal?: AbortSignal): Promise<StoredRow[]> {
+  put(rows: readonly OutgoingRow[], signal?: AbortSignal): Promise<Outcome> {
     const call = new Call(rows, signal);
     if (rows.length === 1) this.#singles.add(call);
     else {
@@ -65,7 +66,7 @@ export class EnqueueSink {
     client: CallersClient,
     rows: readonly OutgoingRow[],
     channel: string | null,
-  ): Promise<StoredRow[]> {
+  ): Promise<Outcome> {
     try {
       return await this.#insert(this.target.db.on(client), rows, channel);
     } catch (error) {
@@ -113,7 +114,7 @@ export class EnqueueSink {
         return;
       } catch (error) {
         const delayMs = backoffMs(failures, retry);
-        const again = error instanceof SluiceError && error.transient && failures <= retry.retries;
+        const again = canBeSentAgain(error, wanted) && failures <= retry.retries;
         if (!again || hurry.aborted || performance.now() + delayMs >= deadline) throw error;
         await sleep(delayMs);
       }
@@ -145,17 +146,21 @@ export class EnqueueSink {
     on: Queryable | Session,
     rows: readonly OutgoingRow[],
     channel: string | null,
-  ): Promise<StoredRow[]> {
+  ): Promise<Outcome> {
     const { queueId, worker } = this.target;
-    const delayed = rows.some(({ delaySeconds }) => delaySeconds !== 0);
-    const { ids, atMicros } = await sql.enqueue(on, {
+    const sent = withoutRepeats(rows);
+    const delayed = sent.some(({ delaySeconds }) => delaySeconds !== 0);
+    const { ids, atMicros, fresh } = await sql.enqueue(on, {
       queueId,
       worker,
-      payloads: jsonbArrayOf(rows),
-      delays: delayed ? rows.map(({ delaySeconds }) => delaySeconds) : null,
+      payloads: jsonbArrayOf(sent),
+      delays: delayed ? sent.map(({ delaySeconds }) => delaySeconds) : null,
+      once: sent.some(({ once }) => once) ? sent.map(({ once }) => once) : null,
       channel,
     });
-    return rows.map((row, at) => ({ ...row, id: ids[at] as Id, atMicros }));
+    const isIn = new Set(sent.filter(({ once }) => !once || fresh.has(once.key)));
+    let at = 0;
+    return rows.map((row) => (isIn.has(row) ? { ...row, id: ids[at++] as Id, atMicros } : undefined));
   }
 
   /** Names the row that the server refused. */
@@ -164,11 +169,27 @@ export class EnqueueSink {
     let index = rows.length === 1 ? rows[0]?.index : undefined;
     let cause = error;
     if (rows.length > 1) {
-      const found = await findRefused(this.target.db, rows, (on, part) => this.#insert(on, part, null));
+      const insert = (on: Queryable, from: number, to: number) =>
+        this.#insert(on, rows.slice(from, to), null);
+      const [found] = await findRefused(this.target.db, rows.length, insert, false);
       ({ index, cause } = found ?? { index, cause });
     }
     call.fail(refusal(index, cause));
   }
+}
+
+/** The first row of each key; PostgreSQL refuses to take the same one twice in a statement. */
+function withoutRepeats(rows: readonly OutgoingRow[]): readonly OutgoingRow[] {
+  const seen = new Set<string>();
+  return rows.filter(({ once }) => !once || (!seen.has(once.key) && seen.add(once.key)));
+}
+
+/** Where no answer came at all, only what a key keeps from being in twice; the other calls learn it at once. */
+function canBeSentAgain(error: unknown, calls: readonly Call[]): boolean {
+  if (!(error instanceof AmbiguousEnqueueError)) return error instanceof SluiceError && error.transient;
+  const once = calls.filter((call) => call.repeatable);
+  for (const call of calls) if (!call.repeatable) call.fail(error);
+  return once.length > 0;
 }
 
 const rowsOf = (call: Call) => call.rows;

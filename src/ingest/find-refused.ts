@@ -8,56 +8,80 @@ export interface Refused {
   cause: DatabaseError;
 }
 
-type Insert<Row> = (on: Queryable, rows: readonly Row[]) => Promise<unknown>;
+/** Inserts rows `from` to `to`, without the last. */
+type Insert = (on: Queryable, from: number, to: number) => Promise<unknown>;
 
 const WITHIN_MS = 30_000;
 
+export interface Search {
+  insert: Insert;
+  /** Whether to go on after the first one. */
+  all: boolean;
+  /** From then on what has been found is enough. */
+  enoughMs?: number;
+}
+
 /**
- * Finds the first row of a batch that the server refuses, in a transaction that is thrown away.
+ * Finds rows of a batch that the server refuses, in a transaction that is thrown away.
+ * @param all whether to go on after the first one
  * @returns nothing where it cannot be told: the server is away, or refuses none of them this time
  */
-export function findRefused<Row>(
-  db: Db,
-  rows: readonly Row[],
-  insert: Insert<Row>,
-): Promise<Refused | undefined> {
-  return answeredWithin(db, 'finding the refused row', { withinMs: WITHIN_MS }, async (session) => {
+export function findRefused(db: Db, count: number, insert: Insert, all: boolean): Promise<Refused[]> {
+  return answeredWithin(db, 'finding refused rows', { withinMs: WITHIN_MS }, async (session) => {
     try {
-      // Some constraints would wait for a commit that is not going to come.
-      await session.script('begin; set constraints all immediate');
-      const refused = await byHalves(session, rows, insert);
-      await session.script('rollback');
-      return refused;
+      return await lookThrough(session, count, { insert, all });
     } catch (error) {
       session.discard(); // nobody else may get it in the middle of a transaction
       throw error;
     }
-  }).catch(() => undefined);
+  }).catch(() => []);
+}
+
+/** As `findRefused`, on a session that is good for nothing else when it throws. */
+export async function lookThrough(session: Session, count: number, search: Search): Promise<Refused[]> {
+  const refused: Refused[] = [];
+  try {
+    // Some constraints would wait for a commit that is not going to come.
+    await session.script('begin isolation level read committed; set constraints all immediate');
+    await byHalves(session, count, search, refused);
+    await session.script('rollback');
+  } catch (error) {
+    if (refused.length === 0) throw error;
+    session.discard(); // what was found is found, whatever became of the search
+  }
+  return refused;
 }
 
 /** Good rows stay in meanwhile, since what a constraint says of a row may depend on those before it. */
-async function byHalves<Row>(
+async function byHalves(
   session: Session,
-  rows: readonly Row[],
-  insert: Insert<Row>,
-): Promise<Refused | undefined> {
+  count: number,
+  { insert, all, enoughMs = Infinity }: Search,
+  refused: Refused[],
+): Promise<void> {
+  const enough = performance.now() + enoughMs;
   // Not prepared: a prepared statement that is missed would fail the transaction, and look like a refusal.
   const on: Queryable = { schema: session.schema, query: (text, values) => session.query(text, values) };
-  let good = 0;
-  for (let end = rows.length; good < end;) {
-    const middle = Math.ceil((good + end) / 2);
-    await session.script('savepoint part');
+  /** Parts still to be looked at, the first of them last. */
+  const parts: [from: number, to: number][] = [[0, count]];
+  await session.script('savepoint part');
+  for (let part = parts.pop(); part; part = parts.pop()) {
+    const [from, to] = part;
     try {
-      await insert(on, rows.slice(good, middle));
-      good = middle;
+      await insert(on, from, to);
+      await session.script('release savepoint part; savepoint part');
     } catch (error) {
       if (!isFaultOfTheData(error)) throw error;
-      if (middle - good === 1) return { index: good, cause: error };
-      end = middle;
       await session.script('rollback to savepoint part');
+      if (to - from > 1) {
+        const middle = Math.ceil((from + to) / 2);
+        parts.push([middle, to], [from, middle]);
+        continue;
+      }
+      refused.push({ index: from, cause: error });
+      if (!all || performance.now() > enough) break;
     }
   }
-  return undefined;
 }
 
 /** Values that a type, a constraint or a trigger refuses; nothing that another try could mend. */

@@ -8,31 +8,20 @@ import {
   type WorkerFencedError,
 } from '../errors/index.js';
 import * as sql from '../sql/batches.js';
+import { takeKeys } from '../sql/dedupe.js';
 import { RAISED } from '../sql/statement.js';
-import { type LedgerRow, selectStream } from '../sql/streams.js';
+import { type LedgerRow, lockStream, selectStream } from '../sql/streams.js';
 import type { Incarnation } from '../sql/workers.js';
 import type { Queue } from '../types.js';
+import type { Batch } from './batch.js';
 import { translateGone } from './gone.js';
+import { jsonbArrayOf } from './jsonb-array.js';
+import type { Rejects } from './rejects.js';
 import type { Rows } from './rows.js';
 import type { Turn } from './sequence.js';
 import { type Watch, watched } from './watch.js';
 
 export type FlushMethod = 'copy' | 'insert';
-
-/** One batch on its way: its rows, where it ends in the source, and what is known of its transactions. */
-export class Batch {
-  /** The last transaction that was opened for it. */
-  transaction: sql.Transaction | undefined;
-  /** From the moment its COMMIT is on the wire nobody but the ledger knows whether it is in. */
-  commitSent = false;
-  method: FlushMethod = 'copy';
-  readonly msByPhase = { begin: 0, transfer: 0, turn: 0, commit: 0 };
-  constructor(
-    readonly rows: Rows,
-    /** Source position of the last row. */
-    readonly position: string,
-  ) {}
-}
 
 export interface FlushTarget {
   db: Db;
@@ -45,6 +34,11 @@ export interface FlushTarget {
   /** How batches are sent from now on. */
   method: FlushMethod;
   batchTimeoutMs: number;
+  /** For how long a key keeps others out; undefined where rows are not deduplicated. */
+  dedupeWindowSeconds: number | undefined;
+  rejects: Rejects | undefined;
+  /** Rows of the stream that are committed, in earlier runs too. Batches commit in order, so it is exact. */
+  committedRows: number;
 }
 
 /** A batch's transaction may be idle while it waits for its turn, but a client that vanished must not hold it for long. */
@@ -60,6 +54,7 @@ const RETRY_LOCK_TIMEOUT_MS = 5_000;
  */
 export async function flush(target: FlushTarget, batch: Batch, turn: Turn): Promise<void> {
   await turn.toBegin();
+  await report(target.rejects, batch, turn);
   const clock = stopwatch(batch.msByPhase);
   if (batch.transaction) await orAbort(endHalfDead(target.db, batch.transaction), turn.signal);
   const deadline = { what: 'sending a batch', ms: target.batchTimeoutMs };
@@ -70,6 +65,16 @@ export async function flush(target: FlushTarget, batch: Batch, turn: Turn): Prom
   } catch (error) {
     throw translateGone(error, target.queue.name, target.fenced);
   }
+}
+
+/** Before the transaction opens, since the callback may take its time. */
+async function report(rejects: Rejects | undefined, batch: Batch, turn: Turn): Promise<void> {
+  if (!rejects || batch.rejects.length === 0) return;
+  // What is rejected of the batches before comes first, and counts first; while they are on their way there may be more.
+  if (rejects.hasNews(batch) || rejects.tooMany(batch)) await turn.toCommit();
+  const tooMany = rejects.tooMany(batch);
+  if (tooMany) throw tooMany;
+  await orAbort(rejects.report(batch), turn.signal);
 }
 
 /** Ends a backend that a client which vanished has left in its transaction, holding locks. A failure only costs time. */
@@ -90,43 +95,110 @@ async function attempt(
   batch.transaction = await sql.beginBatch(session, queue.id, worker, IDLE_IN_TRANSACTION_MS, lockTimeoutMs);
   turn.begun();
   clock('begin');
+  if (batch.commitSent) {
+    // Sent again, the rows of a batch that is in might be refused for being there already.
+    const ledger = await lockStream(session, stream.id);
+    if (isCommitted(target, ledger, turn.seq)) {
+      await session.script('rollback');
+      resolved(target, batch, ledger);
+      return;
+    }
+  }
 
   batch.method = target.method;
-  await transfer(target, batch, session, batch.transaction);
+  const rows = await withoutDuplicates(target, batch, session);
+  await transfer(target, rows, batch, session);
+  await transferRejects(target, batch, session);
   clock('transfer');
 
   await watch.idle(turn.toCommit());
   clock('turn');
 
   watch.committing();
+  const { commitSent } = batch;
   batch.commitSent = true;
   try {
-    await sql.advanceAndCommit(session, stream, turn.seq, batch.position, queue.id, worker);
+    const step = { seq: turn.seq, position: batch.position, rows: rows.count };
+    await sql.advanceAndCommit(session, queue.id, worker, stream, step);
+    committed(target, batch, target.committedRows + rows.count);
   } catch (error) {
     if (!(error instanceof DatabaseError && error.sqlState === RAISED.streamMoved)) throw error;
     // It waited for whoever held the ledger's row, so what the row says now is final.
+    batch.commitSent = commitSent;
     await session.script('rollback');
-    if (!isCommitted(target, await selectStream(session, stream.id), turn.seq)) throw error;
+    const ledger = await selectStream(session, stream.id);
+    if (!isCommitted(target, ledger, turn.seq)) throw error;
+    resolved(target, batch, ledger);
   }
   clock('commit');
 }
 
+function committed(target: FlushTarget, batch: Batch, rows: number): void {
+  batch.committedRows = rows - target.committedRows;
+  target.committedRows = rows;
+}
+
+function resolved(target: FlushTarget, batch: Batch, { rows }: LedgerRow): void {
+  batch.resolved = true;
+  committed(target, batch, rows);
+}
+
+/**
+ * What of the batch is new, of several with one key the first: its keys are taken here, and given back with the
+ * transaction if that fails. Not sooner, since a row that the server refuses must not keep its like out.
+ */
+async function withoutDuplicates(
+  { queue, dedupeWindowSeconds }: FlushTarget,
+  { rows }: Batch,
+  session: Session,
+): Promise<Rows> {
+  if (dedupeWindowSeconds === undefined) return rows;
+  const keys = new Set(rows.keys.filter((key) => key !== undefined));
+  if (keys.size === 0) return rows;
+  const free = await takeKeys(session, queue.id, [...keys], dedupeWindowSeconds);
+  const isNew = (key: string | undefined) => key === undefined || free.delete(key);
+  const fresh = rows.keys.flatMap((key, row) => (isNew(key) ? [row] : []));
+  return fresh.length === rows.count ? rows : rows.pick(fresh);
+}
+
 async function transfer(
   { queue, worker, withVt }: FlushTarget,
-  { rows, method }: Batch,
+  rows: Rows,
+  { method, transaction }: Batch,
   session: Session,
-  { startedAtMicros }: sql.Transaction,
 ): Promise<void> {
-  if (method === 'copy') await sql.copyMessages(session, withVt, rows.copyChunks(BigInt(startedAtMicros)));
-  else
+  if (rows.count === 0) return;
+  if (method === 'insert')
     await sql.insertMessages(session, queue.id, worker.id, rows.payloadArray(), withVt ? rows.delays : null);
+  else await sql.copyMessages(session, withVt, rows.copyChunks(BigInt(transaction?.startedAtMicros ?? 0)));
+}
+
+async function transferRejects(
+  { worker, rejects, fenced }: FlushTarget,
+  batch: Batch,
+  session: Session,
+): Promise<void> {
+  const queue = rejects?.queue;
+  if (!queue || batch.rejects.length === 0) return;
+  const payloads = jsonbArrayOf(rejects.messages(batch));
+  try {
+    await sql.pinQueue(session, queue.id, worker);
+    await sql.insertMessages(session, queue.id, worker.id, payloads, null);
+  } catch (error) {
+    throw translateGone(error, queue.name, fenced);
+  }
 }
 
 /** What the ledger's row means for batch `seq`, whose predecessors are committed. */
-function isCommitted({ stream }: FlushTarget, row: LedgerRow | undefined, seq: number): boolean {
-  if (!row) throw new StreamNotFoundError(stream.name);
-  if (row.epoch !== stream.epoch) throw new StreamFencedError(stream.name);
-  if (row.seq < seq - 1) throw new StreamRegressedError(stream.name, row.position);
+function isCommitted(target: FlushTarget, row: LedgerRow | undefined, seq: number): row is LedgerRow {
+  const { name, epoch } = target.stream;
+  if (!row) throw new StreamNotFoundError(name);
+  if (row.epoch > epoch) throw new StreamFencedError(name);
+  // An earlier epoch: even the start of this run is lost.
+  if (row.epoch < epoch || row.seq < seq - 1) {
+    target.committedRows = row.rows;
+    throw new StreamRegressedError(name, row.position);
+  }
   return row.seq >= seq;
 }
 

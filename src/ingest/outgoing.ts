@@ -1,6 +1,7 @@
 import { InvalidOptionError } from '../errors/index.js';
+import type { Id, StoredMessage } from '../types.js';
 import type { PayloadCheck } from '../validation.js';
-import type { OutgoingRow } from './call.js';
+import type { OutgoingRow, StoredRow } from './call.js';
 
 /** What payloads go through on their way out. */
 export interface PayloadFilter {
@@ -12,6 +13,12 @@ export interface PayloadFilter {
 /** One parameter of one statement holds them all; PostgreSQL's limit is 1 GiB. */
 const MAX_BATCH_BYTES = 256 * 1_024 * 1_024;
 
+export interface RowOptions {
+  delaySeconds: number;
+  /** What keeps the like of a payload out of the queue. */
+  onceOf: ((payload: unknown, index: number | undefined) => OutgoingRow['once']) | undefined;
+}
+
 /**
  * Makes rows of payloads, all of them before it returns or waits for a validator: the caller may go on to change them.
  * @param single whether errors name no index
@@ -19,22 +26,45 @@ const MAX_BATCH_BYTES = 256 * 1_024 * 1_024;
 export async function outgoingRows(
   filter: PayloadFilter,
   payloads: readonly unknown[],
-  delaySeconds: number,
+  { delaySeconds, onceOf }: RowOptions,
   single = false,
 ): Promise<OutgoingRow[]> {
+  const place = (index: number) => (single ? undefined : index);
+  const onces = onceOf && payloads.map((payload, index) => onceOf(payload, place(index)));
   let batchBytes = 0;
   const row = (payload: unknown, index: number): OutgoingRow => {
-    const json = filter.payloads.toJson(payload, single ? undefined : index);
+    const json = filter.payloads.toJson(payload, place(index));
     const bytes = Buffer.byteLength(json);
-    filter.payloads.checkSize(bytes, single ? undefined : index);
+    filter.payloads.checkSize(bytes, place(index));
     batchBytes += bytes;
     if (batchBytes > MAX_BATCH_BYTES && !single) throw tooMuch(batchBytes, index, payloads.length);
-    return { json, bytes, delaySeconds, index: single ? undefined : index };
+    return { json, bytes, delaySeconds, index: place(index), once: onces?.[index] };
   };
   const { validate } = filter;
   if (!validate) return payloads.map(row);
-  const outputs = payloads.map((payload, index) => validate(payload, single ? undefined : index));
+  const outputs = payloads.map((payload, index) => validate(payload, place(index)));
   return (await Promise.all(outputs)).map(row);
+}
+
+/** A row as the table holds it now. */
+export function storedMessage<Out>(
+  { id, json, atMicros, delaySeconds }: StoredRow,
+  queueId: Id,
+  producerWorkerId: Id,
+): StoredMessage<Out> {
+  const at = Number(atMicros / 1_000n);
+  return {
+    id,
+    queueId,
+    payload: JSON.parse(json) as Out,
+    vt: new Date(at + delaySeconds * 1_000),
+    enqueuedAt: new Date(at),
+    readCount: 0,
+    dequeuedAt: null,
+    producerWorkerId,
+    consumerWorkerId: null,
+    archivedAt: null,
+  };
 }
 
 function tooMuch(bytes: number, index: number, count: number): InvalidOptionError {

@@ -33,9 +33,12 @@ export function rowFormat(queueId: Id, workerId: Id, withVt: boolean, check: Pay
  */
 export class Rows {
   count = 0;
+  /** Place of each row in the source. */
+  readonly indexes: number[] = [];
   /** One per row, only when the format carries `vt`. */
   readonly delays: number[] = [];
-  readonly #starts: number[] = [];
+  /** One per row, only where rows are deduplicated; undefined for a row that is not. */
+  readonly keys: (string | undefined)[] = [];
   #buffer = Buffer.allocUnsafeSlow(FIRST_CAPACITY);
   #end: number;
 
@@ -66,10 +69,31 @@ export class Rows {
     this.#buffer[body - 1] = JSONB_VERSION;
     this.#end = body + written;
     this.count++;
-    if (vtOffset !== undefined) {
-      this.#starts.push(start);
-      this.delays.push(delaySeconds);
+    this.indexes.push(index);
+    if (vtOffset !== undefined) this.delays.push(delaySeconds);
+  }
+
+  /** A copy with some of the rows, in their order. */
+  pick(which: readonly number[]): Rows {
+    const picked = new Rows(this.format);
+    const starts = this.#starts();
+    for (const row of which) {
+      const [start, end] = [starts[row] as number, starts[row + 1] as number];
+      picked.#reserve(picked.#end + end - start);
+      picked.#end += this.#buffer.copy(picked.#buffer, picked.#end, start, end);
+      picked.indexes.push(this.indexes[row] as number);
+      if (this.delays.length > 0) picked.delays.push(this.delays[row] as number);
+      if (this.keys.length > 0) picked.keys.push(this.keys[row]);
     }
+    picked.count = which.length;
+    return picked;
+  }
+
+  /** The JSON of one row. */
+  json(row: number): string {
+    const starts = this.#starts();
+    const body = (starts[row] as number) + this.format.header.length + 5;
+    return this.#buffer.toString('utf8', body, starts[row + 1]);
   }
 
   /** The whole COPY: signature, rows, trailer, in big chunks. `vt` becomes `nowMicros`, the transaction's `now()`, plus each delay. */
@@ -98,19 +122,28 @@ export class Rows {
   clear(): void {
     this.count = 0;
     this.#end = SIGNATURE.length;
-    this.#starts.length = 0;
+    this.indexes.length = 0;
     this.delays.length = 0;
+    this.keys.length = 0;
   }
 
   #stampVt(now: bigint): void {
     const { vtOffset } = this.format;
     if (vtOffset === undefined) return;
+    const starts = this.#starts();
     this.delays.forEach((delay, row) => {
-      this.#buffer.writeBigInt64BE(
-        now + BigInt(delay) * 1_000_000n,
-        (this.#starts[row] as number) + vtOffset,
-      );
+      this.#buffer.writeBigInt64BE(now + BigInt(delay) * 1_000_000n, (starts[row] as number) + vtOffset);
     });
+  }
+
+  /** Where each row begins, and where the last one ends. */
+  #starts(): number[] {
+    const starts = [SIGNATURE.length];
+    for (let at = SIGNATURE.length; at < this.#end; starts.push(at)) {
+      const field = at + this.format.header.length;
+      at = field + 4 + this.#buffer.readInt32BE(field);
+    }
+    return starts;
   }
 
   #reserve(bytes: number): void {

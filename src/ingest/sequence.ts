@@ -27,8 +27,11 @@ export interface SequenceOptions<B> {
   turnMs: number;
   signal: AbortSignal;
   onRetry: (seq: number, attempt: number, error: Error, delayMs: number) => void;
-  /** Whether a batch that failed is to be sent again at once, in another way. */
-  again: (batch: B, error: unknown) => boolean;
+  /**
+   * Whether a batch that failed for good is to be sent again, in another way; asked when those before it are committed.
+   * What it throws takes the place of the failure.
+   */
+  again: (batch: B, error: unknown) => Promise<boolean>;
 }
 
 /** Why an attempt ended that did not fail itself. */
@@ -67,6 +70,8 @@ export class Sequence<B> {
   #last: Slot | undefined;
   readonly #inFlight = new Set<Slot>();
   #sent = 0;
+  /** A batch has failed for good, and with it all that come after. */
+  #failed = false;
 
   constructor(
     private readonly attempt: (batch: B, turn: Turn) => Promise<void>,
@@ -87,6 +92,7 @@ export class Sequence<B> {
       slot.settle();
       return slot.seq;
     } catch (error) {
+      this.#failed = true;
       slot.settle(error as Error);
       throw error;
     } finally {
@@ -105,12 +111,14 @@ export class Sequence<B> {
       } catch (error) {
         this.#goBack(slot);
         ended.throwIfAborted();
-        if (slot.attempt.signal.aborted || again(batch, error)) continue;
+        // The error may be that of the batch before, which is not to be tried again here.
+        if (this.#failed) throw error;
+        if (slot.attempt.signal.aborted) continue;
         const givesUp = !(error instanceof SluiceError && error.transient) || failures === retry.retries;
         if (error instanceof GoBack || givesUp) {
           // Earlier batches first: what is committed in the end must not depend on which of them failed soonest.
           await orAbort(slot.previous?.committed.promise ?? DONE, ended);
-          if (error instanceof GoBack) continue;
+          if (error instanceof GoBack || (await again(batch, error))) continue;
           throw error;
         }
         failures++;

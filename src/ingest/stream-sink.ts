@@ -1,12 +1,14 @@
 import { randomUUID } from 'node:crypto';
-import type { CommittedBatch, FillingBatch, RetryEvent, Sink } from '../../streams/producer-stream.js';
+import type { CommittedBatch, FillingBatch, Sink, SinkEvents, StreamStart } from '../../streams/sink.js';
 import { sleep } from '../backoff.js';
-import type { Db } from '../db.js';
+import type { Db, Session } from '../db.js';
 import {
   DatabaseError,
   type IngestProgress,
+  InvalidOptionError,
   QueueNotFoundError,
   SluiceError,
+  StreamRegressedError,
   type WorkerFencedError,
 } from '../errors/index.js';
 import type { StreamKey, Transaction } from '../sql/batches.js';
@@ -14,13 +16,21 @@ import * as sql from '../sql/streams.js';
 import type { Incarnation } from '../sql/workers.js';
 import type { Queue } from '../types.js';
 import type { PayloadCheck } from '../validation.js';
-import { checkDelay } from './delay.js';
-import { Batch, endHalfDead, flush, type FlushMethod, type FlushTarget } from './flush.js';
+import type { Batch } from './batch.js';
+import type { Backlog } from './backlog.js';
+import { isFaultOfTheData } from './find-refused.js';
+import { endHalfDead, flush, type FlushMethod, type FlushTarget } from './flush.js';
+import { Intake, type IntakeOptions } from './intake.js';
+import { isolate } from './isolate.js';
+import { OnRejectError, type Rejects } from './rejects.js';
+import type { KeyPurge } from './key-purge.js';
+import { ANONYMOUS, countOf, type ResumeOptions } from './resume.js';
+import { retrying } from './retrying.js';
 import { rowFormat, Rows } from './rows.js';
 import { type RetryOptions, Sequence } from './sequence.js';
 import { watched } from './watch.js';
 
-export interface StreamSinkOptions<T> {
+export interface StreamSinkOptions<T> extends IntakeOptions<T> {
   db: Db;
   queue: Queue;
   worker: Incarnation;
@@ -33,7 +43,12 @@ export interface StreamSinkOptions<T> {
   check: PayloadCheck;
   /** Makes the payload that is stored of an item, or a promise of it; throws or rejects to refuse the item. */
   validate?: ((payload: unknown, index: number) => unknown) | undefined;
-  delaySeconds: number | ((item: T) => number);
+  resume: ResumeOptions<T> | undefined;
+  /** What becomes of items that cannot be stored; undefined: they end the stream. */
+  rejects: Rejects | undefined;
+  dedupeWindowSeconds: number | undefined;
+  keyPurge: KeyPurge;
+  backlog: Backlog | undefined;
   method: FlushMethod | 'auto';
   retry: RetryOptions;
   batchTimeoutMs: number;
@@ -42,6 +57,8 @@ export interface StreamSinkOptions<T> {
 
 const FEATURE_NOT_SUPPORTED = '0A000';
 const FOREIGN_KEY_VIOLATION = '23503';
+/** How long the server waits for whoever holds the ledger's row when the stream opens, before it is asked again. */
+const LOCK_TIMEOUT_MS = 5_000;
 /** Longest time to find out at the end whether the last batch is in. */
 const SETTLE_TIMEOUT_MS = 10_000;
 const SETTLE_RETRY_MS = 100;
@@ -50,108 +67,135 @@ const SETTLE_RETRY_MS = 100;
 export class StreamSink<T> implements Sink<T> {
   readonly validate?: (item: T, index: number) => unknown;
   readonly #options: StreamSinkOptions<T>;
-  readonly #withVt: boolean;
+  readonly #name: string;
   readonly #spare: Rows[] = [];
-  #name: string | undefined;
-  #key: StreamKey | undefined;
+  #run: sql.StreamRun | undefined;
+  #target: FlushTarget | undefined;
   #sequence: Sequence<Batch> | undefined;
-  /** Items in the batches that were handed over; the position of the last of them. */
-  #position = 0;
   #signal: AbortSignal | undefined;
+  #tell: SinkEvents | undefined;
   /** One batch after the other, so that none overtakes another while it is held back. */
   #paced: Promise<void> = Promise.resolve();
-  #committed = 0;
+  /** Behind the last item of the last committed batch. */
+  #position = '';
   /** The last transaction of the batch whose COMMIT was not answered before the stream failed. There is at most one. */
   #inDoubt: Transaction | undefined;
 
   constructor(options: StreamSinkOptions<T>) {
     this.#options = options;
+    this.#name = options.resume?.name ?? `${ANONYMOUS}${randomUUID()}`;
     if (options.validate) this.validate = options.validate;
-    this.#withVt = options.delaySeconds !== 0;
   }
 
-  async open(signal: AbortSignal, onRetry: (event: RetryEvent) => void): Promise<void> {
-    const { db, queue, worker, fenced, batchTimeoutMs, retry, turnMs, method } = this.#options;
+  async open(signal: AbortSignal, tell: SinkEvents): Promise<StreamStart> {
+    const { db, queue, worker, fenced, batchTimeoutMs, retry, turnMs, method, rejects } = this.#options;
     this.#signal = signal;
-    this.#name = `anonymous-${randomUUID()}`;
-    const name = this.#name;
-    const deadline = { what: 'opening the stream', ms: batchTimeoutMs };
-    const key = await watched(db, signal, deadline, (session) =>
-      sql.openStream(session, name, queue.id, worker.id),
-    ).catch((error: unknown) => {
-      if (!(error instanceof DatabaseError && error.sqlState === FOREIGN_KEY_VIOLATION)) throw error;
-      throw error.constraint?.includes('worker') ? fenced() : new QueueNotFoundError(queue.name);
-    });
+    this.#tell = tell;
+    const run = await this.#untilOpen(signal);
+    this.#run = run;
+    this.#position = run.position;
+    const index = this.#counts ? countOf(run.position) : 0;
     const target: FlushTarget = {
       db,
       queue,
       worker,
       fenced,
-      stream: { ...key, name },
-      withVt: this.#withVt,
+      stream: { ...run, name: this.#name },
+      withVt: this.#options.delaySeconds !== 0,
       batchTimeoutMs,
       // As fast as INSERT for small batches and faster for big ones: benchmarks/README.md.
       method: method === 'auto' ? 'copy' : method,
+      dedupeWindowSeconds: this.#options.dedupeWindowSeconds,
+      rejects,
+      committedRows: run.rows,
     };
-    this.#key = key;
+    this.#target = target;
     this.#sequence = new Sequence<Batch>((batch, turn) => flush(target, batch, turn), {
       signal,
       retry,
       turnMs,
-      onRetry: (seq, attempt, error, delayMs) => onRetry({ seq, attempt, error, delayMs }),
-      // Row-level security refuses COPY, not INSERT.
-      again: (batch, error) => {
-        const refused = error instanceof DatabaseError && error.sqlState === FEATURE_NOT_SUPPORTED;
-        if (!refused || method !== 'auto' || batch.method === 'insert') return false;
-        target.method = 'insert';
-        return true;
-      },
+      onRetry: (seq, attempt, error, delayMs) => tell.onRetry({ seq, attempt, error, delayMs }),
+      again: (batch, error) => this.#inAnotherWay(target, batch, error),
     });
+    return { position: run.position, index };
   }
 
   batch(): FillingBatch<T> {
     const { queue, worker, check, delaySeconds } = this.#options;
-    const rows = this.#spare.pop() ?? new Rows(rowFormat(queue.id, worker.id, this.#withVt, check));
-    const delayOf =
-      typeof delaySeconds === 'number'
-        ? () => delaySeconds
-        : (item: T, index: number) => checkDelay(delaySeconds(item), index);
-    return {
-      get count() {
-        return rows.count;
-      },
-      get bytes() {
-        return rows.bytes;
-      },
-      append: (item, payload, index) => rows.append(payload, index, delayOf(item, index)),
-      send: () => this.#send(rows),
-    };
+    const rows = this.#spare.pop() ?? new Rows(rowFormat(queue.id, worker.id, delaySeconds !== 0, check));
+    return new Intake(this.#options, rows, (batch) => this.#send(batch));
   }
 
   async close(): Promise<IngestProgress> {
-    const { db } = this.#options;
-    const settled = this.#inDoubt ? await this.#settle(this.#inDoubt) : this.#committed;
+    const { db, resume, rejects } = this.#options;
+    await rejects?.quiet();
+    const settled = this.#inDoubt ? await this.#settle(this.#inDoubt) : this.#soFar;
     // A row that stays is swept when its worker is dead.
-    if (this.#name) await sql.deleteStream(db.urgent, this.#name).catch(() => undefined);
-    const committed = settled ?? this.#committed;
+    if (!resume) await sql.deleteStream(db.urgent, this.#name).catch(() => undefined);
+    const { rows, position } = settled ?? this.#soFar;
     return {
-      committed,
-      position: String(committed),
+      committed: Math.max(0, rows - (this.#run?.rows ?? 0)), // the server may have lost rows of earlier runs too
+      position: position === '' && this.#counts ? '0' : position,
       ...(settled === undefined && { inDoubt: true as const }),
     };
   }
 
+  /** Whether positions are how many items the source has given. */
+  get #counts(): boolean {
+    return this.#options.resume?.position === undefined;
+  }
+
+  get #soFar(): Pick<sql.LedgerRow, 'rows' | 'position'> {
+    return { rows: this.#target?.committedRows ?? 0, position: this.#position };
+  }
+
+  async #untilOpen(signal: AbortSignal): Promise<sql.StreamRun> {
+    const { db, queue, worker, fenced, batchTimeoutMs, resume, retry, rejects } = this.#options;
+    const deadline = { what: 'opening the stream', ms: batchTimeoutMs };
+    const open = async (session: Session, withinMs: number) => {
+      const lockTimeoutMs = Math.ceil(Math.min(LOCK_TIMEOUT_MS, 0.9 * withinMs));
+      // First, since to open a stream that is resumed is to fence who runs it.
+      await rejects?.open(session, db, signal);
+      if (!resume) return sql.openStream(session, this.#name, queue.id, worker.id, lockTimeoutMs);
+      const run = await sql.resumeStream(session, this.#name, queue.id, lockTimeoutMs);
+      if (!run) throw new InvalidOptionError('resume.name', 'a stream of this queue', `one of another queue`);
+      return run;
+    };
+    return retrying(retry, deadline, signal, (ms) =>
+      watched(db, signal, { ...deadline, ms }, (session) => open(session, ms)),
+    ).catch((error: unknown) => {
+      if (!(error instanceof DatabaseError && error.sqlState === FOREIGN_KEY_VIOLATION)) throw error;
+      throw error.constraint?.includes('worker') ? fenced() : new QueueNotFoundError(queue.name);
+    });
+  }
+
+  /** Row-level security refuses COPY, not INSERT; and what the server refuses of a batch is no reason to lose the rest. */
+  async #inAnotherWay(target: FlushTarget, batch: Batch, error: unknown): Promise<boolean> {
+    const { method, rejects, db, queue, worker, retry } = this.#options;
+    if (error instanceof OnRejectError) throw error.cause;
+    if (error instanceof DatabaseError && error.sqlState === FEATURE_NOT_SUPPORTED) {
+      if (method !== 'auto' || batch.method === 'insert') return false;
+      target.method = 'insert';
+      return true;
+    }
+    if (!isFaultOfTheData(error)) return false;
+    const isolation = { db, queueId: queue.id, worker, retry, signal: this.#signal as AbortSignal };
+    const [first] = await isolate(isolation, batch, rejects !== undefined);
+    if (first && !rejects) throw first;
+    return first !== undefined;
+  }
+
   /**
-   * How many rows are in when the last COMMIT was not answered: the ledger knows, once nothing can move it any more.
-   * @returns nothing when the server stays away
+   * How far the run came when the last COMMIT was not answered: the ledger knows, once nothing can move it any more.
+   * @returns nothing when the server stays away, when the row is gone, or when another run has moved it
    */
-  async #settle(inDoubt: Transaction): Promise<number | undefined> {
+  async #settle(inDoubt: Transaction): Promise<Pick<sql.LedgerRow, 'rows' | 'position'> | undefined> {
     const { db } = this.#options;
-    const { id, epoch } = this.#key as StreamKey;
+    const { id, epoch } = this.#run as StreamKey;
     for (const deadline = performance.now() + SETTLE_TIMEOUT_MS; performance.now() < deadline;) {
       await endHalfDead(db, inDoubt);
       try {
-        return Number((await sql.fenceStream(db.urgent, id, epoch)) ?? this.#committed);
+        return await sql.fenceStream(db.urgent, id, epoch);
       } catch (error) {
         if (!(error instanceof SluiceError && error.transient)) break;
         await sleep(SETTLE_RETRY_MS);
@@ -160,24 +204,36 @@ export class StreamSink<T> implements Sink<T> {
     return undefined;
   }
 
-  async #send(rows: Rows): Promise<CommittedBatch> {
-    this.#position += rows.count;
-    const batch = new Batch(rows, String(this.#position));
+  async #send(batch: Batch): Promise<CommittedBatch> {
+    const buffer = batch.rows;
     try {
-      const { pace } = this.#options;
-      this.#paced = this.#paced.then(() => pace(rows.count, this.#signal as AbortSignal));
+      const { pace, rejects, backlog, keyPurge, dedupeWindowSeconds } = this.#options;
+      rejects?.sent(batch);
+      this.#paced = this.#paced.then(async () => {
+        await backlog?.admit(buffer.count, this.#signal as AbortSignal, (event) =>
+          this.#tell?.onBacklog(event),
+        );
+        await pace(buffer.count, this.#signal as AbortSignal);
+      });
       await this.#paced;
       const seq = await (this.#sequence as Sequence<Batch>).send(batch);
-      this.#committed += rows.count;
+      this.#position = batch.position;
+      backlog?.arrived(buffer.count);
       this.#options.onCommit();
-      const { method, msByPhase: ms } = batch;
-      return { seq, rows: rows.count, bytes: rows.bytes, method, ms };
+      rejects?.committed(batch);
+      if (dedupeWindowSeconds !== undefined) keyPurge.remind();
+      const { method, msByPhase: ms, committedRows: rows, items, resolved, position } = batch;
+      const rejected = batch.rejects.length;
+      const { bytes } = batch.rows;
+      const duplicates = items - rejected - rows;
+      return { seq, rows, rejected, duplicates, bytes, method, resolved, position, ms };
     } catch (error) {
-      if (batch.commitSent) this.#inDoubt = batch.transaction;
+      if (error instanceof StreamRegressedError) this.#position = error.position;
+      else if (batch.commitSent) this.#inDoubt = batch.transaction;
       throw error;
     } finally {
-      rows.clear();
-      this.#spare.push(rows);
+      buffer.clear();
+      this.#spare.push(buffer);
     }
   }
 }

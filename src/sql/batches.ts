@@ -32,6 +32,13 @@ export async function beginBatch(
   );
 }
 
+const PIN_QUEUE = statement('pin_queue', (s) => `select ${s}.sluice_pin($1, $2, $3)`);
+
+/** Pins another queue for the transaction that is open. */
+export async function pinQueue(on: Queryable, queueId: Id, worker: Incarnation): Promise<void> {
+  await on.query(PIN_QUEUE(on.schema), [queueId, worker.id, worker.incarnation]);
+}
+
 /** Columns of a row in COPY's binary format, in the order of ingest/rows.ts. */
 const COPY_MESSAGES = {
   withoutVt: statement(
@@ -72,18 +79,30 @@ export interface StreamKey {
   epoch: number;
 }
 
-/** Moves the ledger to batch `seq` and commits, in one message: when the ledger refuses, the COMMIT is never reached. */
+/** How far a batch takes its stream. */
+export interface Step {
+  seq: number;
+  /** Source position behind its last item. */
+  position: string;
+  /** Rows that it adds. */
+  rows: number;
+}
+
+/**
+ * Moves the ledger and commits, in one message: when the ledger refuses, the COMMIT is never reached. Pinned once more,
+ * since a process that was stopped in between may have been replaced.
+ */
 export async function advanceAndCommit(
   session: Session,
-  stream: StreamKey,
-  seq: number,
-  position: string,
   queueId: Id,
   worker: Incarnation,
+  { id, epoch }: StreamKey,
+  { seq, position, rows }: Step,
 ): Promise<void> {
+  const { schema } = session;
   await session.commit(
-    `select ${session.schema}.sluice_pin(${literal(queueId)}, ${literal(worker.id)}, ${literal(worker.incarnation)});
-     select ${session.schema}.sluice_advance(${literal(stream.id)}, ${stream.epoch}, ${seq}, ${literal(position)})`,
+    `select ${schema}.sluice_pin(${literal(queueId)}, ${literal(worker.id)}, ${literal(worker.incarnation)});
+     select ${schema}.sluice_advance(${literal(id)}, ${epoch}, ${seq}, ${literal(position)}, ${rows})`,
   );
 }
 

@@ -1,5 +1,6 @@
 import type { Queryable, Session } from '../db.js';
 import type { Id } from '../types.js';
+import { takeKeysFrom } from './dedupe.js';
 import { statement } from './statement.js';
 import type { Incarnation } from './workers.js';
 
@@ -25,6 +26,28 @@ const ENQUEUE_AND_NOTIFY = statement('enqueue', (s) =>
   enqueueText(s, "told as materialized (select pg_notify($6, '')), ", 'pinned, told,'),
 );
 
+/**
+ * Rows with keys go in only where their keys are free, which are taken in the same statement. Answers with the ids in
+ * input order, and then with the keys that were free.
+ */
+const onceText = (s: string, first: string, from: string) => `
+  with ${first}pinned as materialized (select ${s}.sluice_pin($1::bigint, $2::bigint, $5::timestamptz)),
+  item as materialized (
+    select * from unnest($3::jsonb[], $4::float8[], $6::text[], $7::float8[])
+      with ordinality as item (payload, delay, key, window_seconds, place)),
+  fresh as (${takeKeysFrom(s, 'window_seconds', `${from} item where key is not null`)}),
+  inserted as (
+    insert into ${s}.pgqrs_messages (queue_id, producer_worker_id, origin, vt, payload)
+    select $1, $2, 1, now() + coalesce(delay, 0) * interval '1 second', payload
+    from ${from} item where key is null or key in (select key from fresh) order by place returning id)
+  select id::text as id, (extract(epoch from now()) * 1000000)::int8::text as at, null as key from inserted
+  union all select null, null, key from fresh`;
+
+const ENQUEUE_ONCE = statement('enqueue_once', (s) => onceText(s, '', 'pinned,'));
+const ENQUEUE_ONCE_AND_NOTIFY = statement('enqueue_once', (s) =>
+  onceText(s, "told as materialized (select pg_notify($8, '')), ", 'pinned, told,'),
+);
+
 export interface Enqueue {
   queueId: Id;
   worker: Incarnation;
@@ -32,30 +55,44 @@ export interface Enqueue {
   payloads: Buffer;
   /** Seconds until each is due; null: at once, all of them. */
   delays: readonly number[] | null;
+  /** What keeps the like of each out, and for how long; null: nothing keeps any of them out. Each key once. */
+  once: readonly ({ key: string; windowSeconds: number } | undefined)[] | null;
   /** Where consumers are told, by the transaction itself. */
   channel: string | null;
 }
 
 export interface Enqueued {
-  /** In input order. */
+  /** Of those that are in, in input order. */
   ids: Id[];
   /** When they were enqueued, in microseconds since 1970. */
   atMicros: bigint;
+  /** Keys that were free. */
+  fresh: ReadonlySet<string>;
+}
+
+interface Row {
+  id: Id | null;
+  at: string | null;
+  key?: string | null;
 }
 
 /** Raises `RAISED.queueGone` or `workerGone`, and then has inserted nothing. */
-export async function enqueue(
-  on: Queryable | Session,
-  { queueId, worker, payloads, delays, channel }: Enqueue,
-): Promise<Enqueued> {
-  const values = [queueId, worker.id, payloads, delays, worker.incarnation];
-  const rows =
-    channel === null
-      ? await run(on, ENQUEUE(on.schema), values)
-      : await run(on, ENQUEUE_AND_NOTIFY(on.schema), [...values, channel]);
-  return { ids: rows.map(({ id }) => id), atMicros: BigInt(rows[0]?.at ?? 0) };
+export async function enqueue(on: Queryable | Session, enqueue: Enqueue): Promise<Enqueued> {
+  const { queueId, worker, payloads, delays, once, channel } = enqueue;
+  const [plain, notifying] = once ? [ENQUEUE_ONCE, ENQUEUE_ONCE_AND_NOTIFY] : [ENQUEUE, ENQUEUE_AND_NOTIFY];
+  const rows = await run(on, (channel === null ? plain : notifying)(on.schema), [
+    ...[queueId, worker.id, payloads, delays, worker.incarnation],
+    ...(once ? [once.map((row) => row?.key), once.map((row) => row?.windowSeconds)] : []),
+    ...(channel === null ? [] : [channel]),
+  ]);
+  const notNull = <T>(value: T | null | undefined): value is T => value !== null && value !== undefined;
+  return {
+    ids: rows.map(({ id }) => id).filter(notNull),
+    atMicros: BigInt(rows[0]?.at ?? 0),
+    fresh: new Set(rows.map(({ key }) => key).filter(notNull)),
+  };
 }
 
-function run(on: Queryable | Session, text: string, values: unknown[]): Promise<{ id: Id; at: string }[]> {
+function run(on: Queryable | Session, text: string, values: unknown[]): Promise<Row[]> {
   return 'prepared' in on ? on.prepared(text, values) : on.query(text, values);
 }

@@ -4,7 +4,7 @@ import { expect, test } from 'vitest';
 import { rowFormat, Rows } from '../../src/ingest/rows.js';
 import { PayloadCheck } from '../../src/validation.js';
 import { insertMessages } from '../../src/sql/batches.js';
-import type { CommittedBatch } from '../../streams/producer-stream.js';
+import type { CommittedBatch } from '../../streams/sink.js';
 import { numbers } from '../ingest/support.js';
 import { numbered, scenario } from '../support/scenario.js';
 import { describeFlushMethod, storedRows } from './flush-method.js';

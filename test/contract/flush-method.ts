@@ -3,7 +3,7 @@ import { pipeline } from 'node:stream/promises';
 import { describe, expect, test } from 'vitest';
 import type { FlushMethod } from '../../src/ingest/flush.js';
 import type { WritableOptions } from '../../src/index.js';
-import type { CommittedBatch } from '../../streams/producer-stream.js';
+import type { CommittedBatch } from '../../streams/sink.js';
 import { numbers } from '../ingest/support.js';
 import { eventually } from '../support/eventually.js';
 import { numbered, type Scenario, scenario } from '../support/scenario.js';

@@ -1,7 +1,7 @@
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { expect, test } from 'vitest';
-import type { RetryEvent } from '../../streams/producer-stream.js';
+import type { RetryEvent } from '../../streams/sink.js';
 import { behindProxy, expectNothingLeft, numbers } from '../ingest/support.js';
 import { eventually, within } from '../support/eventually.js';
 import { saysCommitted } from '../support/proxy.js';

@@ -69,7 +69,7 @@ test('a batch cannot commit twice, even when a backend that nobody can end wakes
   proxy.judge = (bytes) => {
     const { link, data } = bytes;
     if (data.includes('sluice:end_transaction')) return 'cut';
-    if (zombie || !asksToCommit(bytes) || !data.includes(", 3, '300')")) return 'pass';
+    if (zombie || !asksToCommit(bytes) || !data.includes(", 3, '300', ")) return 'pass';
     zombie = { link, commit: data };
     return 'hole';
   };

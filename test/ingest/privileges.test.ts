@@ -2,7 +2,7 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { expect, onTestFinished, test } from 'vitest';
 import { connect } from '../../src/index.js';
-import type { CommittedBatch } from '../../streams/producer-stream.js';
+import type { CommittedBatch } from '../../streams/sink.js';
 import { within } from '../support/eventually.js';
 import { numbered, type Scenario, scenario } from '../support/scenario.js';
 import { numbers } from './support.js';
@@ -16,7 +16,7 @@ const PRODUCER = (s: string, role: string) => `
   grant select, insert (name, queue_id), update (queue_id, started_at, heartbeat_at, shutdown_at, status)
     on ${s}.pgqrs_workers to ${role};
   grant insert (worker_id) on ${s}.sluice_workers to ${role};
-  grant select, insert (name, queue_id, worker_id), update (epoch, seq, position, updated_at), delete
+  grant select, insert (name, queue_id, worker_id), update (worker_id, epoch, seq, rows, position, updated_at), delete
     on ${s}.sluice_streams to ${role};`;
 
 /** A login of its own with these grants, and a connection as it. */
@@ -114,7 +114,8 @@ test.each([
   ],
   [
     'may not move the ledger',
-    (s: string, role: string) => PRODUCER(s, role).replace(', update (epoch, seq', ', update (epoch'),
+    (s: string, role: string) =>
+      PRODUCER(s, role).replace(', update (worker_id, epoch, seq', ', update (worker_id, epoch'),
   ],
 ])(
   'a role that %s gets a typed error that says what it may not touch, and nothing is written',

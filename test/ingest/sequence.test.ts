@@ -22,7 +22,7 @@ function sequence(options: Partial<SequenceOptions<Job>> = {}) {
     turnMs: 10_000,
     signal: new AbortController().signal,
     onRetry: (seq, attempt) => retries.push({ seq, attempt }),
-    again: () => false,
+    again: () => Promise.resolve(false),
     ...options,
   });
   const send = (n: number, run: Job['run']) => made.send({ n, run, attempts: 0 });
@@ -218,7 +218,7 @@ describe('the ways to fail', () => {
   });
 
   test('a batch that is sent again in another way costs no retry', async () => {
-    const { send, retries } = sequence({ again: (job) => job.attempts === 1 });
+    const { send, retries } = sequence({ again: (job) => Promise.resolve(job.attempts === 1) });
     const sent = await send(1, async (turn, attempt) => {
       await turn.toBegin();
       if (attempt === 1) throw refused();

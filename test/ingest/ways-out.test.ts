@@ -294,7 +294,7 @@ test('a server that refuses a row while megabytes of the COPY are still to come:
     finish: 0,
     close: 1,
     error: 1,
-    reason: { code: 'DATABASE_ERROR', sqlState: '23514', line: 21 },
+    reason: { code: 'PAYLOAD_INVALID', index: 20, cause: { code: 'DATABASE_ERROR', sqlState: '23514' } },
   });
   expect(await expectPrefix(test, stream, events)).toBe(0);
   await expectNothingLeft(test);

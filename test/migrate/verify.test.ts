@@ -98,7 +98,7 @@ describe('verify', () => {
     ],
     [
       'a function',
-      'drop function {s}.sluice_advance(bigint, bigint, bigint, text)',
+      'drop function {s}.sluice_advance(bigint, bigint, bigint, text, bigint)',
       'function sluice_advance is missing',
     ],
     [
@@ -125,7 +125,7 @@ describe('verify', () => {
     [
       'the version',
       'delete from {s}.sluice_migrations',
-      'migration 1 (first schema) of pg-sluice is not finished',
+      'migration 2 (dedupe keys; rows in the ledger) of pg-sluice is not finished',
     ],
     [
       'a foreign key that is back',

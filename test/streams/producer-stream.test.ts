@@ -4,7 +4,8 @@ import { setImmediate as tick } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import { type Deferred, deferred } from '../../src/deferred.js';
 import { PayloadInvalidError } from '../../src/errors/index.js';
-import { type BatchOptions, ProducerStream, type Sink } from '../../streams/producer-stream.js';
+import { type BatchOptions, ProducerStream } from '../../streams/producer-stream.js';
+import type { Sink } from '../../streams/sink.js';
 import { closed, counted, numbers } from '../ingest/support.js';
 import { eventually } from '../support/eventually.js';
 
@@ -28,7 +29,7 @@ function fakeSink({ atOnce = true, opened = Promise.resolve(), validate }: FakeO
     ...(validate && { validate }),
     open: () => {
       calls.open++;
-      return opened;
+      return opened.then(() => ({ position: '', index: 0 }));
     },
     batch: () => {
       const items: number[] = [];
@@ -43,14 +44,28 @@ function fakeSink({ atOnce = true, opened = Promise.resolve(), validate }: FakeO
           if (item < 0) throw new PayloadInvalidError(index, 'negative');
           items.push(payload as number);
         },
+        reject: () => false,
         send: async () => {
           const batch = { items, done: deferred() };
           const seq = sent.push(batch);
           if (atOnce) batch.done.resolve();
           await batch.done.promise;
           committed += items.length;
-          const ms = { begin: 1, transfer: 2, turn: 3, commit: 4 };
-          return { seq, rows: items.length, bytes: items.length * 10, method: 'copy', ms };
+          return {
+            ...{
+              seq,
+              rows: items.length,
+              duplicates: 0,
+              rejected: 0,
+              bytes: items.length * 10,
+              method: 'copy',
+            },
+            ...{
+              resolved: false,
+              position: String(committed),
+              ms: { begin: 1, transfer: 2, turn: 3, commit: 4 },
+            },
+          };
         },
       };
     },

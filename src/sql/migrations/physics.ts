@@ -5,6 +5,8 @@ import { index, storage, withoutForeignKey, withoutIndex } from './piece.js';
 export const PHYSICS: readonly Piece[] = [
   // The order of delivery is exactly this index.
   index('sluice_messages_due', 'pgqrs_messages', 'using btree (queue_id, vt, id) where archived_at is null'),
+  // Not BRIN: new keys take the places of old ones, and its ranges, which only grow, soon all hold everything.
+  index('sluice_dedupe_end', 'sluice_dedupe', 'using btree (expires_at)'),
   // A full queue turns all its rows over within minutes: vacuum by count, not by a fifth of the table, and never nap.
   storage('pgqrs_messages', {
     autovacuum_vacuum_scale_factor: '0.02',

@@ -31,11 +31,11 @@ end`,
   // The last statement before COMMIT. Raising makes a COMMIT that was sent along a ROLLBACK: no batch commits twice.
   routine(
     'sluice_advance',
-    'stream bigint, run bigint, batch bigint, reached text',
+    'stream bigint, run bigint, batch bigint, reached text, added bigint',
     'returns void language plpgsql',
     (s) => `
 begin
-  update ${s}.sluice_streams set seq = batch, position = reached, updated_at = now()
+  update ${s}.sluice_streams set seq = batch, position = reached, rows = rows + added, updated_at = now()
   where id = stream and epoch = run and seq = batch - 1;
   if not found then
     raise exception 'stream % is not at batch % of run %', stream, batch - 1, run using errcode = '${RAISED.streamMoved}';

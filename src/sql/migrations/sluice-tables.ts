@@ -18,7 +18,8 @@ export const SLUICE_TABLES: readonly Piece[] = [
     worker_id bigint primary key references ${s}.pgqrs_workers (id) on delete cascade`,
   ),
 
-  // The ingest ledger: one row per stream, moved by the last statement of each batch's transaction.
+  // The ingest ledger: one row per stream, moved by the last statement of each batch's transaction. A stream that can be
+  // resumed has no worker: its row outlives them all.
   table(
     'sluice_streams',
     (s) => `
@@ -28,8 +29,19 @@ export const SLUICE_TABLES: readonly Piece[] = [
     worker_id bigint references ${s}.pgqrs_workers (id) on delete cascade,
     epoch bigint not null default 1,
     seq bigint not null default 0,
-    position text not null default '0',
+    rows bigint not null default 0,
+    position text not null default '',
     updated_at timestamptz not null default now()`,
+  ),
+
+  // Keys that keep their like out of a queue for a while. No foreign key: it would cost on every row, and keys end.
+  table(
+    'sluice_dedupe',
+    () => `
+    queue_id bigint not null,
+    key text not null,
+    expires_at timestamptz not null,
+    primary key (queue_id, key)`,
   ),
 
   // Who wrote last: null a foreign client, otherwise us. Inserts of ours set it and claims of ours change it,

@@ -2,7 +2,7 @@ import type { Column } from './catalogue.js';
 
 /*
  * Reads the bodies of our own CREATE TABLE statements, so that a table is described once. The language is small:
- * a line is `name type …` or `unique (a, b)`, the schema is `s`.
+ * a line is `name type …` or `unique (a, b)` or `primary key (a, b)`, the schema is `s`.
  */
 
 /** pg_type's names for the type words of our CREATE TABLE statements. */
@@ -30,7 +30,7 @@ export function columnsOf(body: string): Record<string, Column> {
 /** Columns of primary keys and unique constraints. */
 export function keysOf(body: string): string[][] {
   const single = columnLines(body).filter(({ rest }) => /\b(primary key|unique)\b/.test(rest));
-  const several = lines(body).flatMap((line) => /^unique \((.*)\)$/.exec(line)?.[1] ?? []);
+  const several = lines(body).flatMap((line) => /^(?:unique|primary key) \((.*)\)$/.exec(line)?.[1] ?? []);
   return [...single.map(({ name }) => [name]), ...several.map((list) => list.split(', '))];
 }
 
@@ -44,7 +44,7 @@ export function referencesOf(body: string): [column: string, target: string][] {
 
 function columnLines(body: string): { name: string; type: string; rest: string }[] {
   return lines(body).flatMap((line) => {
-    const [, name, type, rest] = /^(?!unique )(\w+) (?:s\.)?(\w+)(.*)$/.exec(line) ?? [];
+    const [, name, type, rest] = /^(?!unique |primary )(\w+) (?:s\.)?(\w+)(.*)$/.exec(line) ?? [];
     return name && type ? [{ name, type, rest: rest ?? '' }] : [];
   });
 }

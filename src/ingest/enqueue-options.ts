@@ -1,0 +1,81 @@
+import * as check from '../check.js';
+import type { CallersClient } from '../db.js';
+import type { Due } from '../sql/scheduled.js';
+import type { StoredMessage } from '../types.js';
+import type { OutgoingRow } from './call.js';
+import { checkKey, checkWindow } from './dedupe-options.js';
+import { checkDelay } from './delay.js';
+
+export interface EnqueueOptions {
+  /** Seconds until the message is due: a whole number from 0 to 4,294,967,295. @default 0 */
+  delaySeconds?: number;
+  /**
+   * A client of yours: the message goes in as part of the transaction that it is in, and is there when that commits.
+   * Consumers are told by the transaction itself. Never tried again.
+   */
+  client?: CallersClient;
+  /** Only with `client`: whether consumers are told; otherwise the message waits for their next look. @default true */
+  notify?: boolean;
+  /**
+   * Takes the message back if it aborts before it is sent, and then rejects with the signal's reason. Once it is sent,
+   * an abort rejects with an AmbiguousEnqueueError: the message may be in.
+   */
+  signal?: AbortSignal;
+  /**
+   * Up to 2,000 bytes: while the queue remembers the key, messages with the same one are not enqueued, and the call
+   * resolves with undefined. With a key a call is also tried again when no answer came (`retries`).
+   */
+  dedupeKey?: string;
+  /** For how long the queue remembers the key, in seconds, from 1 to 315,360,000 (ten years). @default 604800 (a week) */
+  dedupeWindowSeconds?: number;
+}
+
+export interface BatchEnqueueOptions<In> extends Omit<EnqueueOptions, 'dedupeKey'> {
+  /** Key of each payload, as for a single message; undefined for a payload that may come again. */
+  dedupeKey?: (payload: In, index: number) => string | undefined;
+}
+
+/** What a call resolves with: where it has a key, undefined stands for a message that was there already. */
+export type Enqueued<Out, Options> = Options extends { dedupeKey: string | ((...args: never[]) => unknown) }
+  ? StoredMessage<Out> | undefined
+  : StoredMessage<Out>;
+
+export function checkEnqueueOptions(options: EnqueueOptions | BatchEnqueueOptions<never>) {
+  const { delaySeconds = 0, client, signal, dedupeKey, dedupeWindowSeconds } = options;
+  if (client !== undefined) check.kind('client', client, 'a client of pg', isClient);
+  if (signal !== undefined) check.kind('signal', signal, 'an AbortSignal', isSignal);
+  const windowSeconds = checkWindow(dedupeWindowSeconds);
+  return { delaySeconds: checkDelay(delaySeconds), onceOf: onceOf(dedupeKey, windowSeconds) };
+}
+
+/** What keeps the like of a payload out, if anything does. */
+function onceOf(dedupeKey: unknown, windowSeconds: number) {
+  if (dedupeKey === undefined) return undefined;
+  const keyOf = typeof dedupeKey === 'function' ? (dedupeKey as (...args: unknown[]) => unknown) : undefined;
+  return (payload: unknown, index: number | undefined): OutgoingRow['once'] => {
+    const key = checkKey(keyOf ? keyOf(payload, index) : dedupeKey, index);
+    return key === undefined ? undefined : { key, windowSeconds };
+  };
+}
+
+function isClient(value: unknown): value is CallersClient {
+  return typeof value === 'object' && value !== null && 'query' in value && typeof value.query === 'function';
+}
+
+function isSignal(value: unknown): value is AbortSignal {
+  return value instanceof AbortSignal;
+}
+
+export function checkDue(value: unknown): Due {
+  const due = check.kind('due', value, '{ delaySeconds } or { at }', isDue);
+  if (!('at' in due)) return { delaySeconds: checkDelay(due.delaySeconds) };
+  return { at: check.kind('at', due.at, 'a valid Date', isDate) };
+}
+
+function isDue(value: unknown): value is Due {
+  return typeof value === 'object' && value !== null && ('at' in value || 'delaySeconds' in value);
+}
+
+function isDate(value: unknown): value is Date {
+  return value instanceof Date && !Number.isNaN(value.getTime());
+}

@@ -1,0 +1,78 @@
+import type { Db, Queryable } from '../db.js';
+import { PayloadInvalidError, SluiceError, TimeoutError } from '../errors/index.js';
+import * as sql from '../sql/batches.js';
+import type { Incarnation } from '../sql/workers.js';
+import type { Id } from '../types.js';
+import type { Batch } from './batch.js';
+import { lookThrough, type Refused } from './find-refused.js';
+import type { Reject } from './rejects.js';
+import { retrying } from './retrying.js';
+import type { RetryOptions } from './sequence.js';
+import { watched } from './watch.js';
+
+export interface IsolateTarget {
+  db: Db;
+  queueId: Id;
+  worker: Incarnation;
+  retry: RetryOptions;
+  /** Aborts when the stream ends. */
+  signal: AbortSignal;
+}
+
+const DEADLINE = { what: 'finding refused rows', ms: 30_000 };
+/** What has been found by then is taken out, and the batch tried again: there may be thousands of them. */
+const ENOUGH_MS = 10_000;
+
+/**
+ * Takes the rows out of a batch that the server refuses, one after the other, so that the others can be sent again.
+ * @param all whether to go on after the first one
+ * @returns the rows that were taken out, as errors; none when the server refuses none of them this time
+ */
+export async function isolate(
+  target: IsolateTarget,
+  batch: Batch,
+  all: boolean,
+): Promise<PayloadInvalidError[]> {
+  const { rows } = batch;
+  const refused = await find(target, batch, all);
+  const bad = new Set(refused.map(({ index }) => index));
+  const errors = refused.map(
+    ({ index, cause }) =>
+      new PayloadInvalidError(rows.indexes[index], `the server refuses it: ${cause.message}`, { cause }),
+  );
+  const rejects: Reject[] = errors.map(({ index = 0, code, reason }, at) => ({
+    index,
+    code,
+    reason,
+    text: rows.json(refused[at]?.index ?? 0),
+  }));
+  batch.rejects.push(...rejects);
+  batch.rejects.sort((a, b) => a.index - b.index);
+  batch.rows = rows.pick(range(0, rows.count).filter((row) => !bad.has(row)));
+  return errors;
+}
+
+function find(
+  { db, queueId, worker, retry, signal }: IsolateTarget,
+  { rows }: Batch,
+  all: boolean,
+): Promise<Refused[]> {
+  const insert = async (on: Queryable, from: number, to: number) => {
+    const part = rows.pick(range(from, to));
+    const delays = part.delays.length > 0 ? part.delays : null;
+    await sql.insertMessages(on, queueId, worker.id, part.payloadArray(), delays);
+  };
+  const search = { insert, all, enoughMs: ENOUGH_MS };
+  return retrying(retry, DEADLINE, signal, (ms) =>
+    watched(db, signal, { ...DEADLINE, ms }, (session) => lookThrough(session, rows.count, search)),
+  ).catch((error: unknown) => {
+    // Who cannot reach the server is told so; else what the server said of the batch tells more.
+    const away = error instanceof SluiceError && error.transient && !(error instanceof TimeoutError);
+    if (away || signal.aborted) throw error;
+    return [];
+  });
+}
+
+function range(from: number, to: number): number[] {
+  return Array.from({ length: to - from }, (_, at) => from + at);
+}
