@@ -1,3 +1,4 @@
+// Long because it lists every state that a message can be in, with what each is counted as.
 import pg from 'pg';
 import { expect, onTestFinished, test } from 'vitest';
 import { Admin, Config, connect, InvalidOptionError, QueueNotFoundError } from '../src/index.js';
