@@ -15,8 +15,9 @@ import {
   without,
 } from './rejects-support.js';
 import { expectNothingLeft, numbers } from './support.js';
+import { FULL } from '../support/total-queue.js';
 
-const ROWS = Number(process.env.SLUICE_POISON_ROWS ?? 20_000);
+const ROWS = Number(process.env.SLUICE_POISON_ROWS ?? (FULL ? 100_000 : 20_000));
 
 const cycle: Record<string, unknown> = {};
 cycle['self'] = cycle;

@@ -10,6 +10,7 @@ import { ProducerStream } from '../../streams/producer-stream.js';
 import { counted } from '../ingest/support.js';
 import { type Fate, FakeServer } from '../support/fake-server.js';
 import { seedOfRun } from '../support/seeded.js';
+import { FULL } from '../support/total-queue.js';
 
 // Time and chance are the model's: nothing happens by itself.
 vi.mock(import('../../src/backoff.js'), () => ({
@@ -36,7 +37,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-const RUNS = Number(process.env.SLUICE_MODEL_RUNS ?? 500);
+const RUNS = Number(process.env.SLUICE_MODEL_RUNS ?? (FULL ? 10_000 : 500));
 /** More than any schedule needs that ends. */
 const MAX_STEPS = 20_000;
 
