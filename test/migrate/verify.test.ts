@@ -125,7 +125,7 @@ describe('verify', () => {
     [
       'the version',
       'delete from {s}.sluice_migrations',
-      'migration 2 (dedupe keys; rows in the ledger) of pg-sluice is not finished',
+      'migration 3 (dead letters; settings of queues) of pg-sluice is not finished',
     ],
     [
       'a foreign key that is back',

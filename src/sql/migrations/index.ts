@@ -10,7 +10,7 @@ export { type Catalogue, readCatalogue } from './catalogue.js';
 export { inTransaction, type Piece, runsAlone } from './piece.js';
 
 /** Version that this library installs and understands. */
-export const VERSION = 2;
+export const VERSION = 3;
 
 /** The whole schema, in the order of its making: guards stand before the foreign keys go that they replace. */
 export const PIECES: readonly Piece[] = [
@@ -20,5 +20,5 @@ export const PIECES: readonly Piece[] = [
   ...ROUTINES,
   ...TRIGGERS,
   ...PHYSICS,
-  version(VERSION, 'dedupe keys; rows in the ledger'),
+  version(VERSION, 'dead letters; settings of queues'),
 ];

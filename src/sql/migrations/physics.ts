@@ -7,6 +7,7 @@ export const PHYSICS: readonly Piece[] = [
   index('sluice_messages_due', 'pgqrs_messages', 'using btree (queue_id, vt, id) where archived_at is null'),
   // Not BRIN: new keys take the places of old ones, and its ranges, which only grow, soon all hold everything.
   index('sluice_dedupe_end', 'sluice_dedupe', 'using btree (expires_at)'),
+  index('sluice_failures_dead', 'sluice_failures', 'using btree (queue_id, dead_at, message_id)'),
   // A full queue turns all its rows over within minutes: vacuum by count, not by a fifth of the table, and never nap.
   storage('pgqrs_messages', {
     autovacuum_vacuum_scale_factor: '0.02',

@@ -44,6 +44,29 @@ export const SLUICE_TABLES: readonly Piece[] = [
     primary key (queue_id, key)`,
   ),
 
+  // Why an archived message is a dead letter. No foreign key: it would cost on every message that is deleted;
+  // sluice_messages_gone takes the row along instead.
+  table(
+    'sluice_failures',
+    () => `
+    message_id bigint primary key,
+    queue_id bigint not null,
+    reason text not null,
+    last_error text,
+    attempts int not null,
+    dead_at timestamptz not null default now()`,
+  ),
+
+  // What an operator has set for a queue; no row means nothing. Seconds that archived messages and dead letters are kept.
+  table(
+    'sluice_queues',
+    (s) => `
+    queue_id bigint primary key references ${s}.pgqrs_queues (id) on delete cascade,
+    paused_at timestamptz,
+    archive_seconds float8,
+    dead_letter_seconds float8`,
+  ),
+
   // Who wrote last: null a foreign client, otherwise us. Inserts of ours set it and claims of ours change it,
   // so that the triggers that check references row by row can leave our rows alone: we have pinned already.
   column('pgqrs_messages', 'origin', 'smallint'),

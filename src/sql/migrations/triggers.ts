@@ -55,6 +55,7 @@ begin
   if exists (select from ${s}.pgqrs_workflow_runs r join gone on gone.id = r.message_id) then
     raise exception 'a workflow run still refers to the message' using errcode = '23503';
   end if;
+  delete from ${s}.sluice_failures f using gone where gone.archived_at is not null and f.message_id = gone.id;
   return null;
 end`,
   ),
@@ -70,6 +71,9 @@ begin${READ_COMMITTED_ONLY}
   if tg_table_name = 'pgqrs_messages' and exists (select from ${s}.pgqrs_workflow_runs)
     or tg_table_name <> 'pgqrs_messages' and exists (select from ${s}.pgqrs_messages) then
     raise exception 'rows still refer to %', tg_table_name using errcode = '23503';
+  end if;
+  if tg_table_name = 'pgqrs_messages' then
+    delete from ${s}.sluice_failures;
   end if;
   return null;
 end`,
