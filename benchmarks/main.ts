@@ -1,7 +1,9 @@
 // npm run bench -- SCENARIO [--rows N] [--rounds N]; without a scenario all of them run.
 import { parseArgs } from 'node:util';
 import { batchSize } from './scenarios/batch-size.js';
+import { consumePeers } from './scenarios/consume-peers.js';
 import { dedupe } from './scenarios/dedupe.js';
+import { delayed } from './scenarios/delayed.js';
 import { enqueueConcurrent } from './scenarios/enqueue-concurrent.js';
 import { enqueueLatency } from './scenarios/enqueue-latency.js';
 import { ingest } from './scenarios/ingest.js';
@@ -18,6 +20,8 @@ const scenarios = {
   validation: { run: validation, rows: 20_000, rounds: 50 },
   dedupe: { run: dedupe, rows: 200_000, rounds: 5 },
   latency: { run: latency, rows: 0, rounds: 200 },
+  delayed: { run: delayed, rows: 0, rounds: 10 },
+  'consume-peers': { run: consumePeers, rows: 100_000, rounds: 5 },
 };
 type Name = keyof typeof scenarios;
 

@@ -1,7 +1,22 @@
+// Long because the operator's whole side is one object: most methods are one call and the words about it.
 import type pg from 'pg';
+import type {
+  CreateQueueOptions,
+  ListWorkersOptions,
+  MetricsOptions,
+  PurgeWorkersOptions,
+  ReclaimOptions,
+  RetentionOptions,
+  SweepOptions,
+  WorkerHealthOptions,
+  WorkerMessagesOptions,
+} from './admin-options.js';
+import { Archive } from './archive.js';
 import * as check from './check.js';
 import type { Config } from './config.js';
 import { Db } from './db.js';
+import { DeadLetters } from './dead-letters.js';
+import { Doorbell } from './doorbell.js';
 import {
   DatabaseError,
   QueueAlreadyExistsError,
@@ -12,43 +27,30 @@ import {
 } from './errors/index.js';
 import type { QueueMetrics, SystemStats, WorkerHealthStats, WorkerStats } from './metrics.js';
 import * as migrate from './migrate.js';
+import { MAX_SECONDS } from './pages.js';
 import * as metrics from './sql/metrics.js';
+import * as settings from './sql/queue-settings.js';
 import * as queues from './sql/queues.js';
 import * as streams from './sql/streams.js';
 import { selectMessage } from './sql/stored-messages.js';
+import * as care from './sql/worker-care.js';
 import { deleteWorker, listWorkers } from './sql/workers.js';
-import type { Id, IngestStream, Queue, StoredMessage, WorkerInfo } from './types.js';
+import { sweepQueue } from './sweep-exhausted.js';
+import type {
+  Id,
+  IngestStream,
+  Queue,
+  QueueSettings,
+  Reclaimed,
+  StoredMessage,
+  WorkerInfo,
+} from './types.js';
 import { WorkerHandle } from './worker-handle.js';
 
 /** PostgreSQL indexes the name, and an index entry holds at most about 2,700 bytes. */
 const MAX_QUEUE_NAME_BYTES = 2_000;
 
 const DEFAULT_MAX_READ_COUNT = 5;
-
-export interface MetricsOptions {
-  /**
-   * Deliveries after which a message that nobody holds counts as dead: what the consumers have as theirs.
-   * @default the configuration's, which is 5
-   */
-  maxReadCount?: number;
-}
-
-export interface WorkerHealthOptions {
-  /** Silence in seconds after which a worker counts as stale. @default 60 */
-  timeoutSeconds?: number;
-  /** One row for each queue that has workers, instead of one for all workers. @default false */
-  groupByQueue?: boolean;
-}
-
-export interface ListWorkersOptions {
-  /** Only the workers of this queue. @default all workers */
-  queue?: string;
-}
-
-export interface CreateQueueOptions {
-  /** What to do where there is a queue of that name: fail, or open it. @default 'fail' */
-  ifExists?: 'fail' | 'open';
-}
 
 /** The operator's side: the schema, the queues, the workers. Needs no worker of its own. */
 export class Admin implements AsyncDisposable {
@@ -167,6 +169,73 @@ export class Admin implements AsyncDisposable {
     return this.db.transaction((session) => queues.purgeQueue(session, id));
   }
 
+  /**
+   * Keeps consumers of ours from claiming anything of the queue, until `resumeQueue`. What they hold they may finish, and
+   * producers go on. (pgqrs' own clients know nothing of it.) Twice is fine.
+   * @throws {QueueNotFoundError}
+   */
+  async pauseQueue(name: string): Promise<void> {
+    if (!(await settings.pauseQueue(this.db, checkQueueName(name)))) throw new QueueNotFoundError(name);
+  }
+
+  /** Ends a pause, and wakes the consumers. Twice is fine. @throws {QueueNotFoundError} */
+  async resumeQueue(name: string): Promise<void> {
+    const id = await settings.resumeQueue(this.db, checkQueueName(name));
+    if (!id) throw new QueueNotFoundError(name);
+    await this.#ring([id]);
+  }
+
+  /**
+   * Sets how long the queue keeps messages that were done, and dead letters. Consumers, of whatever queue, delete what is
+   * older now and then.
+   * @throws {QueueNotFoundError}
+   * @example
+   * await admin.setRetention('emails', { archiveSeconds: 7 * 86_400, deadLetterSeconds: null });
+   */
+  async setRetention(name: string, { archiveSeconds, deadLetterSeconds }: RetentionOptions): Promise<void> {
+    const retention = {
+      archiveSeconds: checkRetention('archiveSeconds', archiveSeconds),
+      deadLetterSeconds: checkRetention('deadLetterSeconds', deadLetterSeconds),
+    };
+    if (!(await settings.setRetention(this.db, checkQueueName(name), retention)))
+      throw new QueueNotFoundError(name);
+  }
+
+  /** Whether the queue is paused, and how long it keeps what. @throws {QueueNotFoundError} */
+  async queueSettings(name: string): Promise<QueueSettings> {
+    const found = await settings.selectSettings(this.db, checkQueueName(name));
+    if (!found) throw new QueueNotFoundError(name);
+    return found;
+  }
+
+  /** A queue's dead letters. Asks the server nothing yet. */
+  deadLetters(queueName: string): DeadLetters {
+    const name = checkQueueName(queueName);
+    return new DeadLetters(this.db, () => this.getQueue(name));
+  }
+
+  /** A queue's archive: messages that were done. Asks the server nothing yet. */
+  archive(queueName: string): Archive {
+    const name = checkQueueName(queueName);
+    return new Archive(this.db, () => this.getQueue(name));
+  }
+
+  /**
+   * Makes dead letters of messages that were delivered as often as allowed (pgqrs' `dlq`), unless somebody may still be
+   * at the last delivery. Consumers do it for their queues now and then. Looks at every unarchived message, in
+   * statements of 10,000.
+   * @returns the ids of those that it has moved
+   * @throws {QueueNotFoundError}
+   */
+  async sweepExhausted({ queue, foreignLeases = 'stale', ...options }: SweepOptions = {}): Promise<Id[]> {
+    const maxReadCount = this.#maxReadCount(options);
+    check.oneOf('foreignLeases', foreignLeases, ['never', 'stale', 'expired']);
+    const swept: Id[][] = [];
+    for (const { id } of queue === undefined ? await this.listQueues() : [await this.getQueue(queue)])
+      swept.push(await sweepQueue(this.db, { queueId: id, maxReadCount, foreignLeases }));
+    return swept.flat();
+  }
+
   /** All streams into queues that are under way or can be resumed; those that moved last come first. */
   async listStreams(): Promise<IngestStream[]> {
     return streams.listStreams(this.db);
@@ -202,11 +271,60 @@ export class Admin implements AsyncDisposable {
   }
 
   /**
-   * All workers, or those of one queue.
+   * All workers, or those of one queue, or only stale ones; the newest registration first.
    * @throws {QueueNotFoundError}
    */
-  async listWorkers({ queue }: ListWorkersOptions = {}): Promise<WorkerInfo[]> {
-    return listWorkers(this.db, queue === undefined ? undefined : (await this.getQueue(queue)).id);
+  async listWorkers({ queue, staleForSeconds }: ListWorkersOptions = {}): Promise<WorkerInfo[]> {
+    if (staleForSeconds !== undefined) checkSeconds('staleForSeconds', staleForSeconds);
+    return listWorkers(this.db, await this.#queueId(queue), staleForSeconds);
+  }
+
+  /**
+   * Stops workers that have gone silent, whatever client they belong to, and releases all that they hold, in whatever
+   * queue: in one transaction, which leaves out whoever sends a heartbeat in time. A process that was only slow learns
+   * with its next heartbeat that it is stopped, and what it does to its messages does nothing any more. Reads the whole
+   * messages table if there is such a worker.
+   * @throws {QueueNotFoundError}
+   */
+  async reclaim({ queue, olderThanSeconds = 60 }: ReclaimOptions = {}): Promise<Reclaimed> {
+    checkSeconds('olderThanSeconds', olderThanSeconds);
+    const queueId = await this.#queueId(queue);
+    const { queues: released, ...reclaimed } = await this.db.transaction((session) =>
+      care.reclaim(session, queueId, olderThanSeconds),
+    );
+    await this.#ring(released);
+    return reclaimed;
+  }
+
+  /**
+   * Releases all that a worker holds, in whatever queue; its status stays. Reads the whole messages table.
+   * @returns how many messages were released
+   */
+  async releaseWorkerMessages(workerId: Id): Promise<number> {
+    const released = await care.releaseLeases(this.db, [check.id('workerId', workerId)]);
+    await this.#ring(released.map(({ queueId }) => queueId));
+    return released.reduce((sum, { count }) => sum + count, 0);
+  }
+
+  /** What a worker holds, in whatever queue, expired leases too; what is due first comes first. Reads the whole messages table. */
+  async workerMessages<T = unknown>(
+    workerId: Id,
+    { limit = 100 }: WorkerMessagesOptions = {},
+  ): Promise<StoredMessage<T>[]> {
+    check.id('workerId', workerId);
+    return care.listLeases<T>(this.db, workerId, check.integer('limit', limit, { min: 1, max: 10_000 }));
+  }
+
+  /**
+   * Deletes registrations of workers that have been stopped and silent for long, and to which no message, archived ones
+   * included, and no workflow run refers. Reads the whole messages table if there is one to delete.
+   * @returns how many were deleted
+   * @throws {QueueNotFoundError}
+   */
+  async purgeWorkers({ queue, olderThanSeconds = 604_800 }: PurgeWorkersOptions = {}): Promise<number> {
+    checkSeconds('olderThanSeconds', olderThanSeconds);
+    const queueId = await this.#queueId(queue);
+    return this.db.transaction((session) => care.purgeWorkers(session, queueId, olderThanSeconds));
   }
 
   /**
@@ -279,6 +397,17 @@ export class Admin implements AsyncDisposable {
     return this.close();
   }
 
+  async #queueId(name: string | undefined): Promise<Id | null> {
+    return name === undefined ? null : (await this.getQueue(name)).id;
+  }
+
+  /** Tells the consumers of these queues that there may be something for them. */
+  async #ring(queueIds: readonly Id[]): Promise<void> {
+    const doorbells = queueIds.map((id) => new Doorbell(this.db, id));
+    for (const doorbell of doorbells) doorbell.ring();
+    await Promise.all(doorbells.map((doorbell) => doorbell.quiet()));
+  }
+
   #maxReadCount({ maxReadCount = this.maxReadCount }: MetricsOptions): number {
     return check.integer('maxReadCount', maxReadCount, { min: 1, max: 2_147_483_647 });
   }
@@ -292,6 +421,14 @@ export class Admin implements AsyncDisposable {
 /** foreign_key_violation: from a key, or from one of our triggers in its place. */
 function isReferenced(error: unknown): boolean {
   return error instanceof DatabaseError && error.sqlState === '23503';
+}
+
+function checkSeconds(field: string, seconds: number): number {
+  return check.number(field, seconds, { min: 0, max: MAX_SECONDS });
+}
+
+function checkRetention(field: string, seconds: number | null | undefined): number | null | undefined {
+  return seconds === undefined || seconds === null ? seconds : checkSeconds(field, seconds);
 }
 
 function checkQueueName(name: string): string {

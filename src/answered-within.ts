@@ -1,6 +1,7 @@
 import type { Db, Session } from './db.js';
 import { deferred } from './deferred.js';
-import { DatabaseError, TimeoutError } from './errors/index.js';
+import { isAnswer } from './errors/answer.js';
+import { DatabaseError, SluiceError, TimeoutError } from './errors/index.js';
 import { onAbort } from './on-abort.js';
 
 export interface AnswerLimits {
@@ -36,7 +37,7 @@ export async function answeredWithin<T>(
       return result;
     } catch (error) {
       // What the server answered in order has left the client in order, unless it was its last word.
-      if (error instanceof DatabaseError && !error.endsConnection) session.release();
+      if (error instanceof SluiceError && isAnswer(error) && !endsConnection(error)) session.release();
       else session.discard();
       throw error;
     }
@@ -55,4 +56,8 @@ async function clientWithin(db: Db, late: Promise<never>): Promise<Session> {
     connecting.then((session) => session.release()).catch(() => undefined);
     throw error;
   }
+}
+
+function endsConnection(error: unknown): boolean {
+  return error instanceof DatabaseError && error.endsConnection;
 }

@@ -24,6 +24,11 @@ export function number(field: string, value: unknown, range: Range = {}): number
   return value;
 }
 
+/** Refuses what is not a wait in seconds; the maximum is that of pgqrs' delays, unsigned 32-bit seconds. */
+export function seconds(field: string, value: unknown): number {
+  return number(field, value, { min: 0, max: 4_294_967_295 });
+}
+
 /** Refuses what is not a non-empty string of at most `maxBytes` bytes without NUL, which PostgreSQL cannot store. */
 export function text(field: string, value: unknown, maxBytes = Infinity): string {
   if (

@@ -30,7 +30,7 @@ export interface ConfigValues {
    */
   defaultLockTimeSeconds: number;
   /**
-   * Most messages that one dequeue takes, 1 to 100,000.
+   * Most messages in one batch of `consumer.runBatch`, 1 to 100,000.
    * `PGQRS_DEFAULT_BATCH_SIZE`, `default_max_batch_size`. @default 100
    */
   defaultMaxBatchSize: number;

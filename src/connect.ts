@@ -1,6 +1,7 @@
 import type pg from 'pg';
 import { Admin } from './admin.js';
-import { Consumer, consumerDefaults, type ConsumerOptions } from './consumer.js';
+import { Consumer } from './consumer.js';
+import { consumerDefaults, type ConsumerOptions } from './consumer-options.js';
 import { Config, type ConfigOptions } from './config.js';
 import { Db } from './db.js';
 import { checkDsn } from './dsn.js';

@@ -1,6 +1,8 @@
+import type pg from 'pg';
 import * as check from './check.js';
 import type { Config } from './config.js';
-import type { ForeignLeases } from './types.js';
+import { type Backoff, retryPolicy } from './consume/retry-policy.js';
+import type { ForeignLeases, Queue } from './types.js';
 import type { WorkerOptions } from './worker.js';
 
 export interface ConsumerOptions extends WorkerOptions {
@@ -16,6 +18,25 @@ export interface ConsumerOptions extends WorkerOptions {
    * @default 'stale'
    */
   foreignLeases?: ForeignLeases;
+  /**
+   * How long a message waits after a failure before it is delivered again.
+   * @default { baseSeconds: 1, maxSeconds: 3600 }, doubling each time, with jitter
+   */
+  backoff?: Backoff;
+  /** Most messages in one batch of `runBatch`. @default 100 */
+  batchSize?: number;
+  /**
+   * Seconds between two rounds of what any consumer does for its queue: messages that were delivered too often become
+   * dead letters, and what has been kept for longer than an operator wants is deleted. @default 30
+   */
+  housekeepingIntervalSeconds?: number;
+}
+
+/** How a consumer is made over a pool of the caller's. */
+export interface ConsumerCreateOptions extends ConsumerOptions {
+  pool: pg.Pool;
+  queue: Queue;
+  config: Config;
 }
 
 export interface LeaseOptions {
@@ -35,8 +56,14 @@ export interface MessagesOptions extends LeaseOptions {
 
 /** A consumer's share of the configuration. */
 export function consumerDefaults(config: Config): ConsumerOptions {
-  const { defaultLockTimeSeconds, maxReadCount, pollIntervalMs, heartbeatIntervalSeconds } = config;
-  return { lockSeconds: defaultLockTimeSeconds, maxReadCount, pollIntervalMs, heartbeatIntervalSeconds };
+  const { maxReadCount, pollIntervalMs, heartbeatIntervalSeconds } = config;
+  return {
+    lockSeconds: config.defaultLockTimeSeconds,
+    batchSize: config.defaultMaxBatchSize,
+    maxReadCount,
+    pollIntervalMs,
+    heartbeatIntervalSeconds,
+  };
 }
 
 /** Every setting of a consumer itself, checked, with its default. */
@@ -53,6 +80,13 @@ export function checkOptions(options: ConsumerOptions) {
       'stale',
       'expired',
     ]),
+    batchSize: check.integer('batchSize', options.batchSize ?? 100, { min: 1, max: 100_000 }),
+    retryPolicy: retryPolicy(options.backoff ?? {}),
+    housekeepingIntervalSeconds: check.number(
+      'housekeepingIntervalSeconds',
+      options.housekeepingIntervalSeconds ?? 30,
+      { min: 0.01, max: 86_400 },
+    ),
   };
 }
 

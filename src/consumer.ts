@@ -1,53 +1,55 @@
+// Long: a third of it is the documentation of the public methods.
 import { setMaxListeners } from 'node:events';
-import type pg from 'pg';
+import type { Readable } from 'node:stream';
 import { MessageStream } from '../streams/message-stream.js';
-import { answeredWithin } from './answered-within.js';
 import * as check from './check.js';
-import type { Config } from './config.js';
+import { Deliveries } from './consume/deliveries.js';
+import { batch, single } from './consume/perform.js';
+import { QueueSource } from './consume/queue-source.js';
+import { Runs } from './consume/runs.js';
+import {
+  type BatchHandler,
+  checkRunOptions,
+  type Handler,
+  type RunBatchOptions,
+  type RunOptions,
+  type RunSummary,
+  type TransactionalContext,
+} from './consume/run-options.js';
 import {
   checkLock,
   checkOptions,
   consumerDefaults,
+  type ConsumerCreateOptions,
   type ConsumerOptions,
   type LeaseOptions,
   type MessagesOptions,
 } from './consumer-options.js';
-import { Db, type Queryable } from './db.js';
+import { Db } from './db.js';
+import { settledWithin } from './deferred.js';
 import { channelOf } from './doorbell.js';
 import { WorkerHasPendingMessagesError } from './errors/index.js';
+import { Housekeeping } from './housekeeping.js';
 import { Listener } from './listener.js';
-import { Message } from './message.js';
-import { QueueSource } from './queue-source.js';
-import * as sql from './sql/messages.js';
+import type { Message } from './message.js';
+import type { Delivery } from './sql/settle.js';
 import type { Id, Queue } from './types.js';
 import { type Registration, Worker } from './worker.js';
 
-export {
-  consumerDefaults,
-  type ConsumerOptions,
-  type LeaseOptions,
-  type MessagesOptions,
-} from './consumer-options.js';
-
-/** How a consumer is made over a pool of the caller's. */
-export interface ConsumerCreateOptions extends ConsumerOptions {
-  pool: pg.Pool;
-  queue: Queue;
-  config: Config;
-}
-
 /** A delivery, or the id of a message that this consumer holds. */
-export type Held = sql.Delivery | Id;
+export type Held = Delivery | Id;
 
-/** Longest wait for the answer to a statement, in ms; when a stream ends, what is under way has less. */
-const ANSWER_MS = 30_000;
-const LAST_ANSWER_MS = 2_000;
+/** For the last acknowledgements, when the server does not answer. */
+const LAST_WORDS_MS = 5_000;
 
 /** Takes messages from one queue, each to exactly one consumer at a time. */
 export class Consumer extends Worker {
-  readonly #streams = new Set<MessageStream<unknown>>();
-  readonly #claimable: Pick<sql.Claim, 'queueId' | 'maxReadCount' | 'foreignLeases'>;
+  readonly #streams = new Set<Readable>();
+  readonly #runs: Runs;
+  readonly #housekeeping: Housekeeping;
+  readonly #deliveries: Deliveries;
   readonly #lockSeconds: number;
+  readonly #batchSize: number;
   readonly #pollIntervalMs: number;
   readonly #closing = new AbortController();
   #closed: Promise<void> | undefined;
@@ -62,10 +64,34 @@ export class Consumer extends Worker {
     options: ReturnType<typeof checkOptions>,
   ) {
     super(db, registration);
-    const { lockSeconds, pollIntervalMs, maxReadCount, foreignLeases } = options;
-    this.#claimable = { queueId: queue.id, maxReadCount, foreignLeases };
+    const { lockSeconds, pollIntervalMs, maxReadCount, foreignLeases, retryPolicy } = options;
+    const claimable = { queueId: queue.id, maxReadCount, foreignLeases };
+    this.#deliveries = new Deliveries({
+      db,
+      worker: this.incarnation,
+      claimable,
+      retryPolicy,
+      fenced: () => this.fence(),
+      hurry: this.#closing.signal,
+    });
+    this.#runs = new Runs({
+      db,
+      deliveries: this.#deliveries,
+      sourceOf: (claim, giveBack) => this.#sourceOf(claim, giveBack),
+      onFailed: (failure) => this.emit('failed', failure),
+      onLost: (message, error) => this.emit('leaseLost', message, error),
+      onRenewError: (error) => this.emit('claimError', error),
+    });
+    this.#housekeeping = new Housekeeping({
+      db,
+      ...claimable,
+      intervalSeconds: options.housekeepingIntervalSeconds,
+      onError: (error) => this.emit('housekeepingError', error),
+    });
     this.#lockSeconds = lockSeconds;
+    this.#batchSize = options.batchSize;
     this.#pollIntervalMs = pollIntervalMs;
+    this.once('fenced', () => void this.#housekeeping.stop());
     setMaxListeners(0, this.#closing.signal); // any number of statements may be under way
     listener.on('listening', this.#onListening).on('deaf', this.#onDeaf);
   }
@@ -117,7 +143,7 @@ export class Consumer extends Worker {
     check.integer('limit', limit, { min: 1, max: 100_000 });
     const lockSeconds = checkLock(options.lockSeconds ?? this.#lockSeconds);
     this.assertReady();
-    return this.#claim<T>(limit, lockSeconds);
+    return this.#deliveries.claim<T>(limit, lockSeconds);
   }
 
   /**
@@ -135,47 +161,105 @@ export class Consumer extends Worker {
     this.assertRunning();
     const prefetch = check.integer('prefetch', options.prefetch ?? 100, { min: 1, max: 100_000 });
     const lockSeconds = checkLock(options.lockSeconds ?? this.#lockSeconds);
-    const source = new QueueSource<Message<T>>({
-      claim: async (limit, hurry) => {
-        await this.whenReady(hurry);
-        return this.#claim<T>(limit, lockSeconds, hurry);
-      },
-      nextDueMs: (hurry) =>
-        this.#answered('looking for due messages', hurry, (on) => sql.nextDueMs(on, this.#claimable)),
-      giveBack: (messages) => this.#giveBack(messages),
-      subscribe: (wake) => this.#subscribe(wake),
-      pollIntervalMs: this.#pollIntervalMs,
-      onClaimError: (error) => this.emit('claimError', error),
-    });
+    const source = this.#sourceOf(
+      (limit, hurry) => this.#deliveries.claim<T>(limit, lockSeconds, hurry),
+      (messages) => this.#deliveries.giveBack(messages),
+    );
     const stream = new MessageStream<Message<T>>(source, prefetch, options.signal);
     this.#streams.add(stream);
     stream.once('close', () => this.#streams.delete(stream));
     return stream;
   }
 
-  /** Done, and kept as archived. @returns whether this consumer held it */
+  /**
+   * Calls `handler` for each message, several at once, until the signal aborts or the consumer is closed. When it
+   * returns the message is archived; when it throws the message is tried again later, or after `maxReadCount`
+   * deliveries becomes a dead letter; a `DeadLetter` or a `RetryAfter` says so itself. Leases are renewed for as long
+   * as handlers run. While the consumer or the queue is suspended nothing is claimed.
+   *
+   * @returns what was done, when everything is settled
+   * @throws {WorkerFencedError} another process has taken this consumer's name over
+   * @throws {ClosedError} it was shut down elsewhere
+   *
+   * @example
+   * await consumer.run(async ({ payload }) => send(payload), { concurrency: 16, signal });
+   *
+   * @example
+   * await consumer.run(async ({ payload }, { client }) => {
+   *   await client.query('update accounts …'); // commits together with the message
+   * }, { transactional: true });
+   */
+  run<T = unknown>(
+    handler: Handler<T, TransactionalContext>,
+    options: RunOptions & { transactional: true },
+  ): Promise<RunSummary>;
+  run<T = unknown>(handler: Handler<T>, options?: RunOptions): Promise<RunSummary>;
+  async run<T = unknown>(
+    handler: Handler<T, TransactionalContext>,
+    options: RunOptions = {},
+  ): Promise<RunSummary> {
+    checkHandler(handler);
+    const checked = checkRunOptions(options, {
+      concurrency: 10,
+      batchSize: 1,
+      lockSeconds: this.#lockSeconds,
+    });
+    this.assertRunning();
+    return this.#runs.start(single(handler), checked);
+  }
+
+  /**
+   * As `run`, with a handler for up to `batchSize` messages at a time, which may fail for some of them only.
+   *
+   * @example
+   * await consumer.runBatch(async (messages) => {
+   *   const { errors } = await bulkIndex(messages.map(({ payload }) => payload));
+   *   return errors; // an Error in the place of each message that failed
+   * }, { batchSize: 500 });
+   */
+  runBatch<T = unknown>(
+    handler: BatchHandler<T, TransactionalContext>,
+    options: RunBatchOptions & { transactional: true },
+  ): Promise<RunSummary>;
+  runBatch<T = unknown>(handler: BatchHandler<T>, options?: RunBatchOptions): Promise<RunSummary>;
+  async runBatch<T = unknown>(
+    handler: BatchHandler<T, TransactionalContext>,
+    options: RunBatchOptions = {},
+  ): Promise<RunSummary> {
+    checkHandler(handler);
+    const checked = checkRunOptions(options, {
+      concurrency: 1,
+      batchSize: this.#batchSize,
+      lockSeconds: this.#lockSeconds,
+    });
+    this.assertRunning();
+    return this.#runs.start(batch(handler), checked);
+  }
+
+  /** Done, and kept as archived. Calls at the same time share a statement. @returns whether this consumer held it */
   async archive(held: Held): Promise<boolean> {
-    return first(await this.archiveMany([held]));
+    return this.#deliveries.archive(delivery(held));
   }
 
   /** @returns for each, in input order, whether this consumer held it */
-  archiveMany(held: readonly Held[]): Promise<boolean[]> {
-    return this.#settle(sql.archiveMessages, held);
+  async archiveMany(held: readonly Held[]): Promise<boolean[]> {
+    return held.length === 0 ? [] : this.#deliveries.doneMany('archive', held.map(delivery));
   }
 
-  /** Done, and gone. @returns whether this consumer held it */
+  /** Done, and gone. Calls at the same time share a statement. @returns whether this consumer held it */
   async delete(held: Held): Promise<boolean> {
-    return first(await this.deleteMany([held]));
+    return this.#deliveries.delete(delivery(held));
   }
 
   /** @returns for each, in input order, whether this consumer held it */
-  deleteMany(held: readonly Held[]): Promise<boolean[]> {
-    return this.#settle(sql.deleteMessages, held);
+  async deleteMany(held: readonly Held[]): Promise<boolean[]> {
+    return held.length === 0 ? [] : this.#deliveries.doneMany('delete', held.map(delivery));
   }
 
   /** Back into the queue, at once or after a delay. @returns whether this consumer held it */
-  async release(held: Held, options: { delaySeconds?: number } = {}): Promise<boolean> {
-    return first(await this.releaseMany([held], options));
+  async release(held: Held, { delaySeconds = 0 }: { delaySeconds?: number } = {}): Promise<boolean> {
+    check.seconds('delaySeconds', delaySeconds);
+    return this.#deliveries.release({ ...delivery(held), delaySeconds });
   }
 
   /** @returns for each, in input order, whether this consumer held it */
@@ -183,8 +267,9 @@ export class Consumer extends Worker {
     held: readonly Held[],
     { delaySeconds = 0 }: { delaySeconds?: number } = {},
   ): Promise<boolean[]> {
-    const seconds = check.number('delaySeconds', delaySeconds, { min: 0, max: 4_294_967_295 });
-    return this.#settle(sql.releaseMessages(seconds), held);
+    check.seconds('delaySeconds', delaySeconds);
+    if (held.length === 0) return [];
+    return this.#deliveries.releaseMany(held.map((one) => ({ ...delivery(one), delaySeconds })));
   }
 
   /**
@@ -192,7 +277,7 @@ export class Consumer extends Worker {
    * @returns whether this consumer held it
    */
   async extendVisibility(held: Held, seconds: number): Promise<boolean> {
-    return first(await this.#settle(sql.extendMessages(checkLock(seconds, 'seconds')), [held]));
+    return this.#deliveries.extendVisibility(delivery(held), checkLock(seconds, 'seconds'));
   }
 
   /**
@@ -203,18 +288,16 @@ export class Consumer extends Worker {
    */
   override async shutdown(): Promise<void> {
     this.assertNotFenced();
-    // Leases have no index of their own: in a long queue this may take its time.
-    const held = await this.#answered('counting held messages', this.#closing.signal, (on) =>
-      sql.countHeldMessages(on, this.queue.id, this.incarnation),
-    );
-    if (held === undefined) throw this.fence();
+    const held = await this.#deliveries.countHeld();
     if (held > 0) throw new WorkerHasPendingMessagesError(this.workerName, held);
     await super.shutdown();
+    await this.#housekeeping.stop();
   }
 
   /**
-   * Ends message streams, then suspends and shuts down. Messages in other hands may still be settled; otherwise their
-   * leases run out by themselves. Twice is fine.
+   * Ends runs in order (no more claims, and handlers have their `shutdownSeconds`) and message streams, then suspends
+   * and shuts down. Messages in other hands may still be settled; otherwise their leases run out by themselves. Twice is
+   * fine.
    */
   override close(): Promise<void> {
     this.#closed ??= this.#close();
@@ -222,12 +305,16 @@ export class Consumer extends Worker {
   }
 
   async #close(): Promise<void> {
-    this.#closing.abort();
+    const ended = this.#runs.stop();
     const closing = [...this.#streams].map(
       (stream) => new Promise((resolve) => stream.once('close', resolve)),
     );
     for (const stream of this.#streams) stream.destroy();
     this.leave();
+    await ended;
+    await settledWithin(LAST_WORDS_MS, this.#deliveries.idle());
+    await this.#housekeeping.stop();
+    this.#closing.abort();
     await Promise.all(closing);
     this.listener.off('listening', this.#onListening).off('deaf', this.#onDeaf);
     if (this.alone) await this.listener.close();
@@ -238,12 +325,21 @@ export class Consumer extends Worker {
     }
   }
 
-  async #claim<T>(limit: number, lockSeconds: number, hurry = this.#closing.signal): Promise<Message<T>[]> {
-    const messages = await this.#answered('claiming messages', hurry, (on) =>
-      sql.claimMessages<T>(on, { ...this.#claimable, limit, worker: this.incarnation, lockSeconds }),
-    );
-    if (!messages) throw this.fence();
-    return messages.map((message) => new Message(message, this));
+  #sourceOf<M>(
+    claim: (limit: number, hurry: AbortSignal) => Promise<M[]>,
+    giveBack: (messages: M[]) => Promise<void>,
+  ): QueueSource<M> {
+    return new QueueSource<M>({
+      claim: async (limit, hurry) => {
+        await this.whenReady(hurry);
+        return claim(limit, hurry);
+      },
+      nextDueMs: (hurry) => this.#deliveries.nextDueMs(hurry),
+      giveBack,
+      subscribe: (wake) => this.#subscribe(wake),
+      pollIntervalMs: this.#pollIntervalMs,
+      onClaimError: (error) => this.emit('claimError', error),
+    });
   }
 
   /** A change of state is a wake too: a stream that waits for messages must hear that there will be none. */
@@ -256,31 +352,18 @@ export class Consumer extends Worker {
     };
   }
 
-  /** Where it fails the leases run out by themselves, and the messages count as delivered once. */
-  async #giveBack(messages: readonly sql.Delivery[]): Promise<void> {
-    await answeredWithin(this.db, 'giving messages back', { withinMs: LAST_ANSWER_MS }, (on) =>
-      sql.giveBackMessages(on, this.incarnation, messages),
-    ).catch(() => undefined);
-  }
-
-  async #settle(statement: sql.Settle, held: readonly Held[]): Promise<boolean[]> {
-    if (held.length === 0) return [];
-    const deliveries = held.map((one) =>
-      typeof one === 'string' ? { id: check.id('message id', one), readCount: null } : one,
-    );
-    return this.#answered('settling messages', this.#closing.signal, (on) =>
-      statement(on, this.incarnation, deliveries),
-    );
-  }
-
-  #answered<R>(what: string, hurry: AbortSignal, work: (on: Queryable) => Promise<R>): Promise<R> {
-    return answeredWithin(this.db, what, { withinMs: ANSWER_MS, hurry, hurriedMs: LAST_ANSWER_MS }, work);
-  }
-
-  readonly #onListening = () => this.emit('listening');
+  readonly #onListening = () => {
+    this.#deliveries.startOver();
+    this.emit('listening');
+  };
   readonly #onDeaf = (reason: Error) => this.emit('deaf', reason);
 }
 
-function first(answers: boolean[]): boolean {
-  return answers[0] === true;
+function delivery(held: Held): Delivery {
+  if (typeof held === 'string') return { id: check.id('message id', held), readCount: null };
+  return { id: held.id, readCount: held.readCount };
+}
+
+function checkHandler(handler: unknown): void {
+  check.kind('handler', handler, 'a function', (value) => typeof value === 'function');
 }

@@ -120,6 +120,12 @@ export class Db implements Queryable {
     }
   }
 
+  /** As `session`, out of the small pool: for a transaction that is open beside the work, even where that has one client. */
+  async urgentSession(): Promise<Session> {
+    if (this.#closed) throw new ClosedError('the connection to the database');
+    return new Session(await this.#answered(this.#client(this.#urgentPool)), this.schema, this.#preparing);
+  }
+
   /** Runs `work` in one READ COMMITTED transaction on one client: committed when it resolves, rolled back when it rejects. */
   async transaction<T>(work: (session: Session) => Promise<T>): Promise<T> {
     const session = await this.session();

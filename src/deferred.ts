@@ -45,3 +45,8 @@ export async function withDeadline<T>(what: string, ms: number, promise: Promise
     clearTimeout(timer);
   }
 }
+
+/** Waits until `promise` is settled, but not for longer than `ms`. Never rejects. */
+export async function settledWithin(ms: number, promise: Promise<unknown>): Promise<void> {
+  await withDeadline('', ms, promise).catch(() => undefined);
+}

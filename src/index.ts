@@ -1,10 +1,16 @@
-export {
-  Admin,
-  type CreateQueueOptions,
-  type ListWorkersOptions,
-  type MetricsOptions,
-  type WorkerHealthOptions,
-} from './admin.js';
+export { Admin } from './admin.js';
+export type {
+  CreateQueueOptions,
+  ListWorkersOptions,
+  MetricsOptions,
+  PurgeWorkersOptions,
+  ReclaimOptions,
+  RetentionOptions,
+  SweepOptions,
+  WorkerHealthOptions,
+  WorkerMessagesOptions,
+} from './admin-options.js';
+export { Archive, type ArchiveFilter, type ListArchiveOptions, type PurgeArchiveOptions } from './archive.js';
 export { Config, type ConfigLoadOptions, type ConfigOptions, type ConfigValues } from './config.js';
 export {
   connect,
@@ -13,14 +19,25 @@ export {
   type ListenOptions,
   type Sluice,
 } from './connect.js';
-export {
-  Consumer,
-  type ConsumerCreateOptions,
-  type ConsumerOptions,
-  type Held,
-  type LeaseOptions,
-  type MessagesOptions,
-} from './consumer.js';
+export { Consumer, type Held } from './consumer.js';
+export type {
+  ConsumerCreateOptions,
+  ConsumerOptions,
+  LeaseOptions,
+  MessagesOptions,
+} from './consumer-options.js';
+export type { Failure } from './consume/outcome.js';
+export type { Backoff, ExponentialBackoff } from './consume/retry-policy.js';
+export type {
+  BatchHandler,
+  Handler,
+  HandlerContext,
+  RunBatchOptions,
+  RunOptions,
+  RunSummary,
+  TransactionalContext,
+} from './consume/run-options.js';
+export { type DeadLetterFilter, DeadLetters, type ListDeadLettersOptions } from './dead-letters.js';
 export * from './errors/index.js';
 export type { MaxRejects, Reject } from './ingest/rejects.js';
 export type { Resume, ResumeOptions } from './ingest/resume.js';
@@ -28,7 +45,7 @@ export type { BatchEnqueueOptions, Enqueued, EnqueueOptions } from './ingest/enq
 export type { IngestSource, Items } from './ingest/ingest.js';
 export type { WritableOptions } from './ingest/writable-options.js';
 export type { RateLimitStatus } from './limiter.js';
-export type { Message } from './message.js';
+export type { DeadLetterOptions, Message, ReleaseOptions, SettleOptions } from './message.js';
 export type {
   MessageCounts,
   PgqrsQueueMetrics,
@@ -39,14 +56,19 @@ export type {
   WorkerHealthStats,
   WorkerStats,
 } from './metrics.js';
+export type { PageOptions } from './pages.js';
 export { type IngestSummary, Producer } from './producer.js';
 export type { ProducerCreateOptions, ProducerOptions } from './producer-options.js';
 export type { Due } from './sql/scheduled.js';
 export type {
+  DeadMessage,
   ForeignLeases,
   Id,
   IngestStream,
+  MessagePage,
   Queue,
+  QueueSettings,
+  Reclaimed,
   StoredMessage,
   WorkerInfo,
   WorkerStatus,

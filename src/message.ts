@@ -1,12 +1,35 @@
-import type { Delivery } from './sql/messages.js';
+import * as check from './check.js';
+import type { CallersClient } from './db.js';
+import { DeadLetter } from './errors/index.js';
+import type { Delivery, Release } from './sql/settle.js';
 import type { Id, StoredMessage } from './types.js';
 
 /** What a delivery can ask of the consumer that holds it. */
 export interface Holder {
-  archive(delivery: Delivery): Promise<boolean>;
-  delete(delivery: Delivery): Promise<boolean>;
-  release(delivery: Delivery, options?: { delaySeconds?: number }): Promise<boolean>;
+  archive(delivery: Delivery, client?: CallersClient): Promise<boolean>;
+  delete(delivery: Delivery, client?: CallersClient): Promise<boolean>;
+  release(release: Release, client?: CallersClient): Promise<boolean>;
   extendVisibility(delivery: Delivery, seconds: number): Promise<boolean>;
+  /** What a failure makes of the message. */
+  afterFailure(delivery: Delivery & { readCount: number }, error: unknown): Release;
+}
+
+export interface SettleOptions {
+  /**
+   * A client of yours in a transaction: the message is settled with that transaction, or not at all. Roll it back where
+   * the answer is false: somebody else has the message.
+   */
+  client?: CallersClient;
+}
+
+export interface ReleaseOptions extends SettleOptions {
+  /** Until it is due again, in seconds. @default 0 */
+  delaySeconds?: number;
+}
+
+export interface DeadLetterOptions extends SettleOptions {
+  /** The error behind it, kept as `lastError`. */
+  error?: unknown;
 }
 
 /**
@@ -41,23 +64,50 @@ export class Message<T = unknown> implements StoredMessage<T> {
     this.#holder = holder;
   }
 
-  /** Done, and kept as archived. @returns whether this delivery still held the message */
-  archive(): Promise<boolean> {
-    return this.#holder.archive(this);
+  /**
+   * Done, and kept as archived. @returns whether this delivery still held the message
+   * @example
+   * await client.query('begin');
+   * await client.query('update accounts …');
+   * if (await message.archive({ client })) await client.query('commit'); // both or neither
+   * else await client.query('rollback');
+   */
+  archive({ client }: SettleOptions = {}): Promise<boolean> {
+    return this.#holder.archive(this, client);
   }
 
   /** Done, and gone. @returns whether this delivery still held the message */
-  delete(): Promise<boolean> {
-    return this.#holder.delete(this);
+  delete({ client }: SettleOptions = {}): Promise<boolean> {
+    return this.#holder.delete(this, client);
   }
 
   /** Not done: back into the queue, at once or after a delay. @returns whether this delivery still held the message */
-  release(options?: { delaySeconds?: number }): Promise<boolean> {
-    return this.#holder.release(this, options);
+  async release({ delaySeconds = 0, client }: ReleaseOptions = {}): Promise<boolean> {
+    return this.#holder.release(
+      { ...this.#delivery, delaySeconds: check.seconds('delaySeconds', delaySeconds) },
+      client,
+    );
+  }
+
+  /**
+   * Failed: back into the queue for as long as the consumer's `backoff` says, or, after `maxReadCount` deliveries,
+   * among the dead letters. @returns whether this delivery still held the message
+   */
+  async fail(error: unknown, { client }: SettleOptions = {}): Promise<boolean> {
+    return this.#holder.release(this.#holder.afterFailure(this.#delivery, error), client);
+  }
+
+  /** Never to be tried again: among the dead letters. @returns whether this delivery still held the message */
+  deadLetter(reason: string, { error, client }: DeadLetterOptions = {}): Promise<boolean> {
+    return this.fail(new DeadLetter(reason, { cause: error }), client ? { client } : {});
   }
 
   /** Adds seconds to the lease. @returns whether this delivery still held the message */
   extendVisibility(seconds: number): Promise<boolean> {
     return this.#holder.extendVisibility(this, seconds);
+  }
+
+  get #delivery() {
+    return { id: this.id, readCount: this.readCount };
   }
 }

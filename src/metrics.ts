@@ -9,14 +9,17 @@ export interface MessageCounts {
    * leases, so that an expired one says nothing. An expired lease of ours has ended: such a message is ready again.
    */
   leased: number;
-  /** Delivered as often as allowed, and not held: nobody gets it any more. */
+  /** Nobody gets it any more: a dead letter, or delivered as often as allowed, not held, and not swept up yet. */
   dead: number;
+  /** Archived because it was done. */
   archived: number;
 }
 
 /** One queue at one moment. Times are the server's. */
 export interface QueueMetrics extends MessageCounts {
   queue: string;
+  /** Whether consumers of ours are kept from claiming; see admin.pauseQueue(). */
+  paused: boolean;
   /** How long the longest-waiting ready message has been due, in seconds. Null: none is ready. */
   oldestReadyAgeSeconds: number | null;
   /** The same queue in the terms of pgqrs 0.15.3. */
@@ -31,6 +34,7 @@ export interface PgqrsQueueMetrics {
   pendingMessages: number;
   /** With a consumer and not archived. */
   lockedMessages: number;
+  /** Dead letters too. */
   archivedMessages: number;
   /** When the oldest pending message was enqueued. */
   oldestPendingMessage: Date | null;

@@ -46,7 +46,7 @@ export async function install(db: Db): Promise<void> {
   if (differences(await readCatalogue(db, db.schemaName)).length === 0) return;
   const found = await holding(() =>
     db.transaction(async (session) => {
-      if (!(await schemaSql.tryInstallLock(session, 'transaction', db.schemaName))) return undefined;
+      if (!(await schemaSql.tryInstallLock(session, db.schemaName))) return undefined;
       const { tables } = await readCatalogue(session, db.schemaName);
       if (tables.pgqrs_messages) return 'in use';
       await mend(session, db.schemaName, async (steps) => {
@@ -94,7 +94,7 @@ export async function uninstall(db: Db): Promise<void> {
   await givingWay(() =>
     holding(() =>
       db.transaction(async (session) => {
-        if (!(await schemaSql.tryInstallLock(session, 'transaction', db.schemaName))) return undefined;
+        if (!(await schemaSql.tryInstallLock(session, db.schemaName))) return undefined;
         await session.script(schemaSql.lockTimeout(LOCK_TIMEOUT_MS));
         const found = await readCatalogue(session, db.schemaName);
         for (const piece of PIECES.toReversed()) {
@@ -106,24 +106,46 @@ export async function uninstall(db: Db): Promise<void> {
   );
 }
 
-/** Over tables in use: each change in a short transaction of its own, under a session lock on the installation. */
+/**
+ * Over tables in use: each change in a short transaction of its own. The lock on the installation is held by a
+ * transaction on another connection, which does nothing else and so keeps no snapshot that an index build would wait
+ * for: a lock of the session would stay behind, on a server connection of others, where a pooler hands out another
+ * one for every transaction.
+ */
 async function installOnline(db: Db): Promise<void> {
+  const lock = await db.urgentSession();
+  try {
+    await holding(async () => {
+      await lock.script('begin isolation level read committed');
+      if (await schemaSql.tryInstallLock(lock, db.schemaName)) {
+        await lock.script(schemaSql.HOLD_ON);
+        return true;
+      }
+      await lock.script('rollback');
+      return undefined;
+    });
+    await mendOnline(db);
+    await lock.commit(); // fails where the lock was lost on the way
+    lock.release();
+  } catch (error) {
+    await lock.rollback();
+    throw error;
+  }
+}
+
+async function mendOnline(db: Db): Promise<void> {
   const session = await db.session();
   try {
-    await session.script(schemaSql.SESSION_WITHOUT_TIMEOUTS);
-    await holding(async () => {
-      return (await schemaSql.tryInstallLock(session, 'session', db.schemaName)) || undefined;
-    });
+    const hurried = await schemaSql.hasTimeouts(session);
+    if (hurried) await session.script(schemaSql.SESSION_WITHOUT_TIMEOUTS);
     await mend(session, db.schemaName, async (steps) => {
       if (steps.some(runsAlone)) for (const sql of steps) await session.query(sql);
       else await givingWay(() => shortTransaction(session, steps));
     });
-    await schemaSql.releaseInstallLock(session, db.schemaName);
-    await session.script(schemaSql.SESSION_AS_BEFORE);
+    if (hurried) await session.script(schemaSql.SESSION_AS_BEFORE);
     session.release();
   } catch (error) {
-    // Ends the session, and with it the lock and whatever was open.
-    session.discard();
+    session.discard(); // ends whatever was open
     throw error;
   }
 }

@@ -1,3 +1,4 @@
+// Long because every way into a queue is here, each with the words about it.
 import type { Writable } from 'node:stream';
 import { type IngestStats, ProducerStream } from '../streams/producer-stream.js';
 import { answeredWithin } from './answered-within.js';
@@ -30,6 +31,7 @@ import {
   producerDefaults,
   type ProducerOptions,
 } from './producer-options.js';
+import { replayMessage } from './sql/replay.js';
 import * as scheduled from './sql/scheduled.js';
 import type { Id, Queue, StoredMessage } from './types.js';
 import type { PayloadRules } from './validation.js';
@@ -202,6 +204,17 @@ export class Producer<In = unknown, Out = In> extends Worker {
   }
 
   /**
+   * Puts an archived message of this queue back, done or dead: under its id, as if it had been enqueued now.
+   * @returns the message as it is now; undefined where it is not archived, or was never there
+   * @throws {WorkerFencedError | ClosedError}
+   */
+  async replay(messageId: Id): Promise<StoredMessage<Out> | undefined> {
+    const message = await this.#change('replaying', messageId, undefined, replayMessage<Out>);
+    if (message) this.#doorbell.ring();
+    return message || undefined;
+  }
+
+  /**
    * Adds `seconds` to the lease of a message of this queue, whoever holds it. (A consumer extends its own with
    * `consumer.extendVisibility`.)
    * @param seconds from 0 to 2,592,000 (30 days)
@@ -321,12 +334,12 @@ export class Producer<In = unknown, Out = In> extends Worker {
     return outcome.map((row) => row && storedMessage<Out>(row, this.queue.id, this.workerId));
   }
 
-  async #change(
+  async #change<T>(
     what: string,
     messageId: Id,
     client: CallersClient | undefined,
-    change: (on: Queryable, target: scheduled.Target) => scheduled.Changed,
-  ): Promise<boolean> {
+    change: (on: Queryable, target: scheduled.Target) => Promise<T | undefined>,
+  ): Promise<T> {
     this.assertRunning();
     const target = {
       messageId: check.id('messageId', messageId),

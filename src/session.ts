@@ -26,6 +26,11 @@ export class Session implements Queryable {
     private readonly preparing: { works: boolean },
   ) {}
 
+  /** For statements of the caller's own, in a transaction of ours. */
+  get lent(): pg.ClientBase {
+    return this.client;
+  }
+
   query<Row>(text: string, values?: readonly unknown[]): Promise<Row[]> {
     return run(this.client, text, values);
   }
@@ -140,11 +145,12 @@ const PREPARED_ELSEWHERE = new Set(['26000', '42P05']);
 
 const preparedNames = new Map<string, string>();
 
-/** By the text, so that whoever prepares it on a shared connection prepares the same. */
+/** By the text, so that whoever prepares it on a shared connection prepares the same; with its name for who reads it. */
 function preparedName(text: string): string {
   let name = preparedNames.get(text);
   if (name === undefined) {
-    name = `sluice_${createHash('sha256').update(text).digest('hex').slice(0, 32)}`;
+    const [, called = 'sluice'] = /^\/\* (sluice:\w{1,40})/.exec(text) ?? [];
+    name = `${called}:${createHash('sha256').update(text).digest('hex').slice(0, 16)}`;
     preparedNames.set(text, name);
   }
   return name;

@@ -57,5 +57,41 @@ export interface StoredMessage<T = unknown> {
   archivedAt: Date | null;
 }
 
+/** A dead letter: a message that nobody gets any more, until it is replayed. Times are the server's. */
+export interface DeadMessage<T = unknown> extends StoredMessage<T> {
+  /** 'exhausted': it was delivered as often as allowed; otherwise what its consumer gave as the reason. */
+  reason: string;
+  /** What its last handler failed with, where that is known. */
+  lastError: string | null;
+  /** Deliveries that it had. */
+  attempts: number;
+  deadAt: Date;
+}
+
+/** A page of a list of messages. */
+export interface MessagePage<M> {
+  messages: M[];
+  /** What brings the next page; undefined: this was the last. */
+  cursor: string | undefined;
+}
+
+/** What an operator has set for a queue. */
+export interface QueueSettings {
+  /** Since when it has been paused; null: it is not. */
+  pausedAt: Date | null;
+  /** How long its archive keeps a message that was done, in seconds; null: for ever. */
+  archiveSeconds: number | null;
+  /** How long it keeps a dead letter, in seconds; null: for ever. */
+  deadLetterSeconds: number | null;
+}
+
+/** What was taken from workers that had gone silent. */
+export interface Reclaimed {
+  /** Those that were stopped. */
+  workers: Id[];
+  /** Messages that they held. */
+  messages: number;
+}
+
 /** Which expired leases of foreign (pgqrs) workers a consumer takes over; see ConsumerOptions. */
 export type ForeignLeases = 'never' | 'stale' | 'expired';

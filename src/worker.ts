@@ -2,10 +2,13 @@ import { EventEmitter } from 'node:events';
 import type { Db } from './db.js';
 import {
   ClosedError,
+  type LeaseLostError,
   SchemaNotInstalledError,
   WorkerFencedError,
   WorkerSuspendedError,
 } from './errors/index.js';
+import type { Failure } from './consume/outcome.js';
+import type { Message } from './message.js';
 import type { Incarnation } from './sql/workers.js';
 import type { Id, Queue, WorkerStatus } from './types.js';
 import { Pulse } from './worker-pulse.js';
@@ -28,8 +31,14 @@ export interface WorkerEvents {
   listening: [];
   /** Consumers only. Notifications do not arrive, so the consumer polls until they do. Once per outage. */
   deaf: [reason: Error];
-  /** Consumers only. A claim failed for a passing reason; it is made again. */
+  /** Consumers only. A claim, or a renewal of leases, failed for a passing reason; it is made again. */
   claimError: [error: Error];
+  /** Consumers only. A round of housekeeping failed; each cause once, until a round passes without it. */
+  housekeepingError: [error: Error];
+  /** Consumers only. A handler failed, and its message will be tried again or is a dead letter. */
+  failed: [failure: Failure];
+  /** Consumers only. A message was taken over or settled elsewhere before a handler's outcome could be told. */
+  leaseLost: [message: Message, error: LeaseLostError | undefined];
 }
 
 /**

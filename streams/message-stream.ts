@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { Readable } from 'node:stream';
+import { ClaimLoop } from './claim-loop.js';
 import { endOnAbort } from './end-on-abort.js';
 
 /** Where messages come from. Functions only: the stream knows neither client nor SQL. */
@@ -18,12 +19,11 @@ export interface MessageSource<M> {
 }
 
 /**
- * Messages as a Readable, and so as an async iterable. Claims only what the reader has room for, half of it at a time
- * or more, and waits when there is nothing. On destroy it gives back what was claimed but not read; leaving a
+ * Messages as a Readable, and so as an async iterable. Claims only what the reader has room for. On destroy it gives back what was claimed but not read; leaving a
  * `for await` waits until that is done. Ends only when it is destroyed or aborted.
  */
 export class MessageStream<M> extends Readable {
-  readonly #ending = new AbortController();
+  readonly #claims: ClaimLoop<M>;
   /** Claimed and not yet pushed, from `#next` on. */
   #waiting: M[] = [];
   #next = 0;
@@ -31,15 +31,24 @@ export class MessageStream<M> extends Readable {
   #pushed: M[] = [];
   /** The Readable waits for a push. */
   #asked = false;
-  #filling: Promise<void> | undefined;
 
   constructor(
     private readonly source: MessageSource<M>,
-    private readonly prefetch: number,
+    prefetch: number,
     signal?: AbortSignal,
   ) {
     // Asks for one at a time, and only when a reader does: so what it has in hand is known.
     super({ objectMode: true, highWaterMark: 0 });
+    this.#claims = new ClaimLoop(source, {
+      prefetch: () => prefetch,
+      waiting: () => this.#waiting.length - this.#next + this.readableLength,
+      onMessages: (messages) => {
+        this.#waiting = [...this.#waiting.slice(this.#next), ...messages];
+        this.#next = 0;
+        this.#handOut();
+      },
+      onError: (error) => this.destroy(error),
+    });
     endOnAbort(signal, this);
   }
 
@@ -62,45 +71,14 @@ export class MessageStream<M> extends Readable {
   override _read(): void {
     this.#asked = true;
     this.#handOut();
-    if (!this.#filling && this.#wanted() > 0) this.#filling = this.#fill();
+    this.#claims.poke();
   }
 
   override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
-    this.#ending.abort(error ?? new Error('the stream was destroyed'));
-    void this.#close().then(
+    void this.#close(error ?? new Error('the stream was destroyed')).then(
       () => callback(error),
       (closing: unknown) => callback(error ?? (closing as Error)),
     );
-  }
-
-  /** Goes on until there is no room: at least one claim. Never rejects. */
-  async #fill(): Promise<void> {
-    const { signal } = this.#ending;
-    try {
-      for (let empty = 0, limit; (limit = this.#wanted()) > 0;) {
-        const messages = await this.source.claim(limit, signal);
-        if (signal.aborted) {
-          await this.source.giveBack(messages);
-          return;
-        }
-        this.#waiting = [...this.#waiting.slice(this.#next), ...messages];
-        this.#next = 0;
-        this.#handOut();
-        empty = messages.length > 0 ? 0 : empty + 1;
-        if (messages.length < limit) await this.source.wait(empty, signal);
-      }
-    } catch (error) {
-      if (!signal.aborted) this.destroy(error as Error);
-    } finally {
-      this.#filling = undefined; // in the same breath as the last look for room, or an ask in between would be lost
-    }
-  }
-
-  /** How many messages to claim now: none until half of the room is free, or a slow reader would claim one by one. */
-  #wanted(): number {
-    if (this.destroyed) return 0;
-    const room = this.prefetch - (this.#waiting.length - this.#next) - this.readableLength;
-    return room * 2 >= this.prefetch ? room : 0;
   }
 
   #handOut(): void {
@@ -115,9 +93,10 @@ export class MessageStream<M> extends Readable {
     return this.readableLength === 0 ? [] : this.#pushed.slice(-this.readableLength);
   }
 
-  async #close(): Promise<void> {
+  async #close(reason: Error): Promise<void> {
+    const ended = this.#claims.end(reason);
     const unread = [...this.#inReadable(), ...this.#waiting.slice(this.#next)];
-    await Promise.all([this.#filling, unread.length > 0 ? this.source.giveBack(unread) : undefined]);
+    await Promise.all([ended, unread.length > 0 ? this.source.giveBack(unread) : undefined]);
     this.source.close();
   }
 }

@@ -179,6 +179,7 @@ test('all queues come by name; an empty one has zeros and no times', async () =>
   ]);
   const empty: QueueMetrics = {
     queue: 'apples',
+    paused: false,
     ...NOTHING,
     oldestReadyAgeSeconds: null,
     pgqrs: {

@@ -1,6 +1,7 @@
 export * from './base.js';
 export * from './database.js';
 export * from './enqueue.js';
+export * from './handler.js';
 export * from './payload.js';
 export * from './queue.js';
 export * from './settings.js';

@@ -3,19 +3,18 @@ import { backoffMs, sleep } from '../backoff.js';
 import type { CallersClient, Db, Queryable, Session } from '../db.js';
 import {
   AmbiguousEnqueueError,
-  ConnectionError,
   DatabaseError,
   InvalidOptionError,
   PayloadInvalidError,
   SluiceError,
-  TimeoutError,
 } from '../errors/index.js';
+import { isAnswer } from '../errors/answer.js';
 import * as sql from '../sql/enqueue.js';
 import { RAISED } from '../sql/statement.js';
 import { type Incarnation, selectWorker } from '../sql/workers.js';
 import type { Id } from '../types.js';
 import { Call, type OutgoingRow, type Outcome } from './call.js';
-import { Coalescer } from './coalescer.js';
+import { Coalescer } from '../coalescer.js';
 import { findRefused, isFaultOfTheData } from './find-refused.js';
 import { jsonbArrayOf } from './jsonb-array.js';
 import type { RetryOptions } from './sequence.js';
@@ -210,12 +209,3 @@ export function snapshotTooOld(): InvalidOptionError {
     'one at REPEATABLE READ or SERIALIZABLE whose snapshot is older than it',
   );
 }
-
-/** Whether the server has answered, so that the statement certainly is not in. */
-function isAnswer(error: unknown): boolean {
-  if (error instanceof ConnectionError || error instanceof TimeoutError) return false;
-  return !(error instanceof DatabaseError && NO_ANSWER.test(error.sqlState));
-}
-
-/** A connection that ends may do so after the commit: 57P01 to 57P05 are shutdowns and the like. */
-const NO_ANSWER = /^08|^57P0[1245]/;

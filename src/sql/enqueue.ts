@@ -1,7 +1,7 @@
 import type { Queryable, Session } from '../db.js';
 import type { Id } from '../types.js';
 import { takeKeysFrom } from './dedupe.js';
-import { statement } from './statement.js';
+import { prepared, statement } from './statement.js';
 import type { Incarnation } from './workers.js';
 
 /**
@@ -80,7 +80,7 @@ interface Row {
 export async function enqueue(on: Queryable | Session, enqueue: Enqueue): Promise<Enqueued> {
   const { queueId, worker, payloads, delays, once, channel } = enqueue;
   const [plain, notifying] = once ? [ENQUEUE_ONCE, ENQUEUE_ONCE_AND_NOTIFY] : [ENQUEUE, ENQUEUE_AND_NOTIFY];
-  const rows = await run(on, (channel === null ? plain : notifying)(on.schema), [
+  const rows = await prepared<Row>(on, (channel === null ? plain : notifying)(on.schema), [
     ...[queueId, worker.id, payloads, delays, worker.incarnation],
     ...(once ? [once.map((row) => row?.key), once.map((row) => row?.windowSeconds)] : []),
     ...(channel === null ? [] : [channel]),
@@ -91,8 +91,4 @@ export async function enqueue(on: Queryable | Session, enqueue: Enqueue): Promis
     atMicros: BigInt(rows[0]?.at ?? 0),
     fresh: new Set(rows.map(({ key }) => key).filter(notNull)),
   };
-}
-
-function run(on: Queryable | Session, text: string, values: unknown[]): Promise<Row[]> {
-  return 'prepared' in on ? on.prepared(text, values) : on.query(text, values);
 }

@@ -12,12 +12,14 @@ import { date, seconds } from './time.js';
 
 /**
  * Messages grouped by state, in one scan that reads the archive too: no index would count it exactly. Grouping works a
- * message's state out once, where a filter per state would do so for each. What a foreign client enqueued without `vt`
+ * message's state out once, where a filter per state would do so for each. Only for what is archived it asks whether
+ * that is a dead letter. What a foreign client enqueued without `vt`
  * or `read_ct` counts as due since then, and as not delivered yet.
  */
 const groupedMessages = (s: string, which: string) => `
   select m.queue_id, case
-      when m.archived_at is not null then 'archived'
+      when m.archived_at is not null then case when exists (
+        select from ${s}.sluice_failures f where f.message_id = m.id and f.dead_at = m.archived_at) then 'buried' else 'archived' end
       when m.consumer_worker_id is not null and (m.vt > now() or not exists (
         select from ${s}.sluice_workers ours where ours.worker_id = m.consumer_worker_id)) then 'leased'
       when coalesce(m.read_ct, 0) >= $1 then 'dead'
@@ -29,10 +31,13 @@ const groupedMessages = (s: string, which: string) => `
 
 const sumOf = (condition: string) => `coalesce(sum(g.count) filter (where ${condition}), 0)::float8`;
 
+const UNARCHIVED = `g.state not in ('archived', 'buried')`;
+
 const MESSAGE_COUNTS = `
   ${sumOf(`g.state = 'ready'`)} as ready, ${sumOf(`g.state = 'delayed'`)} as delayed,
   ${sumOf(`g.state = 'leased'`)} as leased, ${sumOf(`g.state = 'dead'`)} as dead,
-  ${sumOf(`g.state = 'archived'`)} as archived, ${sumOf(`g.locked and g.state <> 'archived'`)} as locked`;
+  ${sumOf(`g.state = 'archived'`)} as archived, ${sumOf(`g.state = 'buried'`)} as buried,
+  ${sumOf(`g.locked and ${UNARCHIVED}`)} as locked`;
 
 /** Seconds, not an interval: the server refuses to subtract an infinite time, which a foreign client may write. */
 const ageOf = (time: string) => `${seconds('now()')} - ${seconds(time)}`;
@@ -42,8 +47,9 @@ const messageMetrics = (name: string, queues: string, messages: (s: string) => s
     name,
     (s) => `
   select q.queue_name as queue, ${MESSAGE_COUNTS},
+    exists (select from ${s}.sluice_queues o where o.queue_id = q.id and o.paused_at is not null) as paused,
     ${ageOf(`min(g.due) filter (where g.state = 'ready')`)} as "oldestReadyAge",
-    ${seconds(`min(g.oldest) filter (where g.state <> 'archived' and not g.locked)`)} as "oldestPending",
+    ${seconds(`min(g.oldest) filter (where ${UNARCHIVED} and not g.locked)`)} as "oldestPending",
     ${seconds('max(g.newest)')} as newest
   from ${s}.pgqrs_queues q left join (${groupedMessages(s, messages(s))}) g on g.queue_id = q.id
   where ${queues} group by q.id order by q.queue_name`,
@@ -101,11 +107,14 @@ const WORKER_STATS = statement(
 );
 
 interface MessageRow extends MessageCounts {
+  /** Dead letters, which are archived; `dead` are the others. */
+  buried: number;
   locked: number;
 }
 
 interface QueueRow extends MessageRow {
   queue: string;
+  paused: boolean;
   oldestReadyAge: number | null;
   oldestPending: number | null;
   newest: number | null;
@@ -190,10 +199,11 @@ function queueMetrics(row: QueueRow): QueueMetrics {
   const { unarchived, pgqrs } = asPgqrs(row);
   return {
     queue: row.queue,
+    paused: row.paused,
     ...messageCounts(row),
     oldestReadyAgeSeconds: age(row.oldestReadyAge),
     pgqrs: {
-      totalMessages: unarchived + row.archived,
+      totalMessages: unarchived + pgqrs.archivedMessages,
       ...pgqrs,
       oldestPendingMessage: time(row.oldestPending),
       newestMessage: time(row.newest),
@@ -201,14 +211,15 @@ function queueMetrics(row: QueueRow): QueueMetrics {
   };
 }
 
-function messageCounts({ ready, delayed, leased, dead, archived }: MessageRow): MessageCounts {
-  return { ready, delayed, leased, dead, archived };
+function messageCounts({ ready, delayed, leased, dead, buried, archived }: MessageRow): MessageCounts {
+  return { ready, delayed, leased, dead: dead + buried, archived };
 }
 
-/** pgqrs asks only whether a message has a consumer. */
-function asPgqrs({ ready, delayed, leased, dead, archived, locked }: MessageRow) {
+/** pgqrs asks only whether a message is archived and whether it has a consumer. */
+function asPgqrs({ ready, delayed, leased, dead, buried, archived, locked }: MessageRow) {
   const unarchived = ready + delayed + leased + dead;
-  const pgqrs = { pendingMessages: unarchived - locked, lockedMessages: locked, archivedMessages: archived };
+  const archivedMessages = archived + buried;
+  const pgqrs = { pendingMessages: unarchived - locked, lockedMessages: locked, archivedMessages };
   return { unarchived, pgqrs };
 }
 

@@ -2,33 +2,33 @@ import type { Queryable } from '../db.js';
 import { statement } from './statement.js';
 
 /** One installer at a time per schema; two schemas of one database may be installed at once. */
-const TRY_INSTALL_LOCK = {
-  transaction: statement(
-    'try_install_lock',
-    () => `select pg_try_advisory_xact_lock(hashtextextended('sluice install ' || $1, 0)) as got`,
-  ),
-  session: statement(
-    'try_install_lock',
-    () => `select pg_try_advisory_lock(hashtextextended('sluice install ' || $1, 0)) as got`,
-  ),
-};
-const RELEASE_INSTALL_LOCK = statement(
-  'release_install_lock',
-  () => `select pg_advisory_unlock(hashtextextended('sluice install ' || $1, 0))`,
+const TRY_INSTALL_LOCK = statement(
+  'try_install_lock',
+  () => `select pg_try_advisory_xact_lock(hashtextextended('sluice install ' || $1, 0)) as got`,
 );
 
 /** Asks without waiting: a statement that waits holds a snapshot, for which CREATE INDEX CONCURRENTLY would wait in turn. */
-export async function tryInstallLock(
-  on: Queryable,
-  scope: 'transaction' | 'session',
-  schemaName: string,
-): Promise<boolean> {
-  const [row] = await on.query<{ got: boolean }>(TRY_INSTALL_LOCK[scope](on.schema), [schemaName]);
+export async function tryInstallLock(on: Queryable, schemaName: string): Promise<boolean> {
+  const [row] = await on.query<{ got: boolean }>(TRY_INSTALL_LOCK(on.schema), [schemaName]);
   return row?.got === true;
 }
 
-export async function releaseInstallLock(on: Queryable, schemaName: string): Promise<void> {
-  await on.query(RELEASE_INSTALL_LOCK(on.schema), [schemaName]);
+/**
+ * For a transaction that only holds the lock while indexes are built elsewhere. To be sent after the lock's statement:
+ * a simple message closes that one's portal, whose snapshot they would wait for until the end of the transaction.
+ */
+export const HOLD_ON = 'set local idle_in_transaction_session_timeout = 0';
+
+const HAS_TIMEOUTS = statement(
+  'has_timeouts',
+  () =>
+    `select current_setting('statement_timeout') <> '0' or current_setting('lock_timeout') <> '0' as limited`,
+);
+
+/** Whether SESSION_WITHOUT_TIMEOUTS would change anything; behind a pooler it would stay with a connection of others. */
+export async function hasTimeouts(on: Queryable): Promise<boolean> {
+  const [row] = await on.query<{ limited: boolean }>(HAS_TIMEOUTS(on.schema));
+  return row?.limited === true;
 }
 
 /** DDL gives up quickly, so that the queue's traffic does not pile up behind its wait for a lock. */

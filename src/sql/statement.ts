@@ -1,3 +1,5 @@
+import type { Queryable, Session } from '../db.js';
+
 /**
  * One SQL statement, written for the quoted schema name that is spliced in; everything else is a parameter.
  * The text is built once per schema and carries the statement's name, so that the server's views show it.
@@ -20,3 +22,12 @@ export const RAISED = {
   workerGone: 'SLW01',
   streamMoved: 'SLS01',
 } as const;
+
+/** Runs a statement that comes often: prepared where the connection allows it. */
+export function prepared<Row>(
+  on: Queryable | Session,
+  text: string,
+  values: readonly unknown[],
+): Promise<Row[]> {
+  return 'prepared' in on ? on.prepared<Row>(text, values) : on.query<Row>(text, values);
+}

@@ -48,7 +48,9 @@ const SELECT_WORKER = statement(
 const LIST_WORKERS = statement(
   'list_workers',
   (s) => `
-  select ${INFO} from ${s}.pgqrs_workers where $1::bigint is null or queue_id = $1
+  select ${INFO} from ${s}.pgqrs_workers
+  where ($1::bigint is null or queue_id = $1)
+    and ($2::float8 is null or status <> 'stopped' and heartbeat_at < now() - $2 * interval '1 second')
   order by started_at desc nulls last, id desc`,
 );
 /**
@@ -143,9 +145,17 @@ export async function selectWorkerInfo(on: Queryable, id: Id): Promise<WorkerInf
   return (await selectWorker(on, { id, incarnation: null }))?.info;
 }
 
-/** All workers, or those of one queue; the newest registration first. */
-export async function listWorkers(on: Queryable, queueId?: Id): Promise<WorkerInfo[]> {
-  return (await on.query<InfoRow>(LIST_WORKERS(on.schema), [queueId ?? null])).map(asInfo);
+/**
+ * All workers, or those of one queue, or those that should be there but have been silent for that long; the newest
+ * registration first.
+ */
+export async function listWorkers(
+  on: Queryable,
+  queueId?: Id | null,
+  staleForSeconds?: number,
+): Promise<WorkerInfo[]> {
+  const rows = await on.query<InfoRow>(LIST_WORKERS(on.schema), [queueId ?? null, staleForSeconds ?? null]);
+  return rows.map(asInfo);
 }
 
 /** @returns the state it was in and whether it moved, since that is one of `from`; nothing when the row is gone */

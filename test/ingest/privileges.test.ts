@@ -1,40 +1,11 @@
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { expect, onTestFinished, test } from 'vitest';
-import { connect } from '../../src/index.js';
+import { expect, test } from 'vitest';
 import type { CommittedBatch } from '../../streams/sink.js';
 import { within } from '../support/eventually.js';
+import { asRole, connectAs, createRole, nameOf, privileges } from '../support/roles.js';
 import { numbered, type Scenario, scenario } from '../support/scenario.js';
 import { numbers } from './support.js';
-
-/** All that a producer needs. */
-const PRODUCER = (s: string, role: string) => `
-  grant usage on schema ${s} to ${role};
-  grant select on ${s}.pgqrs_queues to ${role};
-  grant insert (queue_id, payload, vt, producer_worker_id, origin) on ${s}.pgqrs_messages to ${role};
-  grant usage on sequence ${s}.pgqrs_messages_id_seq to ${role};
-  grant select, insert (name, queue_id), update (queue_id, started_at, heartbeat_at, shutdown_at, status)
-    on ${s}.pgqrs_workers to ${role};
-  grant insert (worker_id) on ${s}.sluice_workers to ${role};
-  grant select, insert (name, queue_id, worker_id), update (worker_id, epoch, seq, rows, position, updated_at), delete
-    on ${s}.sluice_streams to ${role};`;
-
-/** A login of its own with these grants, and a connection as it. */
-async function asRole(test: Scenario, grants: (schema: string, role: string) => string) {
-  const role = `${test.schema}_role`;
-  await test.pool.query(`create role ${role} login password 'role-pw'`);
-  await test.pool.query(grants(test.schema, role));
-  const url = new URL(test.url);
-  url.username = role;
-  url.password = 'role-pw';
-  const sluice = await connect({ dsn: url.href, schema: test.schema });
-  onTestFinished(async () => {
-    await sluice.close().catch(() => undefined);
-    await test.pool.query(`drop owned by ${role}`);
-    await test.pool.query(`drop role ${role}`);
-  });
-  return { role, sluice };
-}
 
 async function secureRows({ pool, schema }: Scenario, check = 'true'): Promise<void> {
   await pool.query(`alter table ${schema}.pgqrs_messages enable row level security`);
@@ -45,7 +16,7 @@ test.each(['copy', 'insert'] as const)(
   'a role with a producer’s privileges and no more can load by %s',
   async (method) => {
     const test = await scenario();
-    const { sluice } = await asRole(test, PRODUCER);
+    const { sluice } = await asRole(test, 'producer');
     const producer = await sluice.producer('work');
     await producer.ingest(numbered(500), { method, batchSize: 100, delaySeconds: 0 });
     await producer.ingest(numbered(500, 500), { method, delaySeconds: () => 0 });
@@ -56,7 +27,7 @@ test.each(['copy', 'insert'] as const)(
 
 test('under row-level security auto falls back to insert, keeps the order and says so', async () => {
   const test = await scenario();
-  const { sluice } = await asRole(test, PRODUCER);
+  const { sluice } = await asRole(test, 'producer');
   await secureRows(test);
   const stream = (await sluice.producer('work')).writable({ batchSize: 200, concurrency: 4 });
   const batches: CommittedBatch[] = [];
@@ -69,7 +40,7 @@ test('under row-level security auto falls back to insert, keeps the order and sa
 
 test('under row-level security copy fails with a typed error, and nothing is written', async () => {
   const test = await scenario();
-  const { sluice } = await asRole(test, PRODUCER);
+  const { sluice } = await asRole(test, 'producer');
   await secureRows(test);
   const producer = await sluice.producer('work');
   await expect(producer.ingest(numbered(500), { method: 'copy', batchSize: 200 })).rejects.toMatchObject({
@@ -93,7 +64,7 @@ test('what refuses insert as it refuses copy ends the stream: it is not sent for
 
 test('rows that a policy refuses fail as a missing privilege, and the batches before them stay', async () => {
   const test = await scenario();
-  const { sluice } = await asRole(test, PRODUCER);
+  const { sluice } = await asRole(test, 'producer');
   await secureRows(test, `(payload->>'n')::int < 450`);
   const producer = await sluice.producer('work');
   await expect(producer.ingest(numbered(1_000), { batchSize: 100 })).rejects.toMatchObject({
@@ -103,47 +74,35 @@ test('rows that a policy refuses fail as a missing privilege, and the batches be
   expect(await test.delivered()).toEqual(numbers(400));
 });
 
-test.each([
-  [
-    'may not insert',
-    (s: string, role: string) => PRODUCER(s, role).replace(/grant insert \(queue_id, payload.*/, ''),
-  ],
-  [
-    'may not use the id sequence',
-    (s: string, role: string) => PRODUCER(s, role).replace(/grant usage on seq.*/, ''),
-  ],
-  [
-    'may not move the ledger',
-    (s: string, role: string) =>
-      PRODUCER(s, role).replace(', update (worker_id, epoch, seq', ', update (worker_id, epoch'),
-  ],
-])(
-  'a role that %s gets a typed error that says what it may not touch, and nothing is written',
-  async (_what, grants) => {
+test.each(['insert (payload) pgqrs_messages', 'usage pgqrs_messages_id_seq', 'update (seq) sluice_streams'])(
+  'without %s a stream gets a typed error that says what it may not touch, and nothing is written',
+  async (missing) => {
     const test = await scenario();
-    const { sluice } = await asRole(test, grants);
-    const producer = await sluice.producer('work');
+    const role = await createRole(test);
+    await role.may(privileges('producer').filter((one) => nameOf(one) !== missing));
+    const producer = await (await connectAs(test, role)).producer('work');
     const failure = await producer.ingest(numbered(10)).catch((error: unknown) => error);
     expect(failure).toMatchObject({ code: 'PERMISSION_DENIED', progress: { committed: 0 } });
-    expect((failure as Error).message).toMatch(/permission denied for (table|sequence) (pgqrs|sluice)_/);
+    const object = missing.split(' ').at(-1);
+    expect((failure as Error).message).toMatch(
+      new RegExp(`permission denied for (table|sequence) ${object}`),
+    );
     expect(await test.count()).toBe(0);
   },
 );
 
 test('a role that may not register, and a role that is read-only, learn it when they ask for a producer', async () => {
   const test = await scenario();
-  const none = (s: string, role: string) =>
-    `grant usage on schema ${s} to ${role}; grant select on all tables in schema ${s} to ${role}`;
-  const { sluice, role } = await asRole(test, none);
-  await expect(sluice.producer('work')).rejects.toMatchObject({ code: 'PERMISSION_DENIED' });
+  const role = await createRole(test);
+  await test.pool.query(
+    `grant usage on schema ${test.schema} to ${role.name}; grant select on all tables in schema ${test.schema} to ${role.name}`,
+  );
+  const mayRead = await connectAs(test, role);
+  await expect(mayRead.producer('work')).rejects.toMatchObject({ code: 'PERMISSION_DENIED' });
 
-  await test.pool.query(PRODUCER(test.schema, role));
-  await test.pool.query(`alter role ${role} set default_transaction_read_only = on`);
-  const url = new URL(test.url);
-  url.username = role;
-  url.password = 'role-pw';
-  const readOnly = await connect({ dsn: url.href, schema: test.schema });
-  onTestFinished(() => readOnly.close());
+  await role.may(privileges('producer'));
+  await test.pool.query(`alter role ${role.name} set default_transaction_read_only = on`);
+  const readOnly = await connectAs(test, role);
   const refused = await readOnly.producer('work').catch((error: unknown) => error);
   expect(refused).toMatchObject({ code: 'PERMISSION_DENIED' });
   expect((refused as Error).message).toContain('read-only transaction');

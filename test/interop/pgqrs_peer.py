@@ -71,6 +71,28 @@ class Peer:
         """As if it were `at` now."""
         return [as_dict(m) for m in await (await self.consumer(queue)).dequeue_at(limit, seconds, at)]
 
+    async def dequeue_for(self, queue, limit, seconds):
+        return [as_dict(m) for m in await (await self.consumer(queue)).dequeue_many_with_delay(limit, seconds)]
+
+    async def drain(self, queue, queue_id, limit, total):
+        """Takes and archives messages until `total` of the queue are archived, by whomever. Returns the ids of its own."""
+        consumer, messages, mine = await self.consumer(queue), await self.store.get_messages(), []
+        while True:
+            taken = await consumer.dequeue(limit)
+            for message in taken:
+                if await consumer.archive(message.id):
+                    mine.append(message.id)
+            if not taken and len(await messages.list_archived_by_queue(queue_id)) >= total:
+                return mine
+
+    async def consume_and_fail(self, queue):
+        """pgqrs' one-call way: a handler that fails."""
+
+        async def handler(message):
+            raise ValueError("the handler failed")
+
+        await pgqrs.consume(self.store, queue, handler)
+
     async def consumer_status(self, queue):
         return str(await (await self.consumer(queue)).status())
 
@@ -82,6 +104,25 @@ class Peer:
 
     async def archive(self, queue, id):
         return await (await self.consumer(queue)).archive(id)
+
+    async def archive_many(self, queue, ids):
+        return await (await self.consumer(queue)).archive_many(ids)
+
+    async def delete_many(self, queue, ids):
+        return await (await self.consumer(queue)).delete_many(ids)
+
+    async def extend(self, queue, id, seconds):
+        return await (await self.consumer(queue)).extend_vt(id, seconds)
+
+    async def release_at(self, queue, id, at):
+        return await (await self.consumer(queue)).release_with_visibility(id, at)
+
+    async def release_worker(self, worker_id):
+        return await pgqrs.admin(self.store).release_worker_messages(worker_id)
+
+    async def count(self):
+        """Messages that are not archived, of all queues."""
+        return await (await self.store.get_messages()).count()
 
     async def delete(self, queue, id):
         return await (await self.consumer(queue)).delete(id)

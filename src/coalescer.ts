@@ -14,8 +14,15 @@ export class Coalescer<Item extends Sized> {
   readonly #waiting: Item[] = [];
   #running: Promise<void> | undefined;
 
-  /** @param send settles each of its items by itself, and never rejects */
-  constructor(private readonly send: (group: Item[]) => Promise<void>) {}
+  /** @param send settles each of its items by itself, and never rejects @param maxGroup items in one group */
+  constructor(
+    private readonly send: (group: Item[]) => Promise<void>,
+    private readonly maxGroup = MAX_GROUP,
+  ) {}
+
+  get waiting(): number {
+    return this.#waiting.length;
+  }
 
   add(item: Item): void {
     this.#waiting.push(item);
@@ -31,17 +38,18 @@ export class Coalescer<Item extends Sized> {
     for (;;) {
       await everybodyHasCalled();
       if (this.#waiting.length === 0) break;
-      await this.send(this.#take());
+      await this.send(this.take());
     }
     this.#running = undefined;
   }
 
-  #take(): Item[] {
+  /** Takes the next group away, for whoever has other means to send it. */
+  take(): Item[] {
     let bytes = 0;
     let count = 0;
     for (const item of this.#waiting) {
       bytes += item.bytes;
-      if (count > 0 && (count === MAX_GROUP || bytes > MAX_GROUP_BYTES)) break;
+      if (count > 0 && (count === this.maxGroup || bytes > MAX_GROUP_BYTES)) break;
       count++;
     }
     return this.#waiting.splice(0, count);

@@ -1,7 +1,7 @@
-import type { MessageSource } from '../streams/message-stream.js';
-import { backoffMs, sleep } from './backoff.js';
-import { type Deferred, deferred, orAbort } from './deferred.js';
-import { SluiceError } from './errors/index.js';
+import type { MessageSource } from '../../streams/message-stream.js';
+import { backoffMs, sleep } from '../backoff.js';
+import { type Deferred, deferred, orAbort } from '../deferred.js';
+import { SluiceError } from '../errors/index.js';
 
 /** A queue as its consumer sees it. */
 export interface QueueSourceOptions<M> {

@@ -1,0 +1,87 @@
+import * as check from './check.js';
+import type { Db } from './db.js';
+import { inLists, inSteps, STEP_ENTRIES } from './in-steps.js';
+import { checkPage, checkTime, MAX_SECONDS, pageOf, type PageOptions } from './pages.js';
+import * as sql from './sql/archive.js';
+import type { Id, MessagePage, Queue, StoredMessage } from './types.js';
+
+/** Which messages of an archive are meant. */
+export interface ArchiveFilter {
+  /** Archived at that time or later. */
+  archivedAfter?: Date;
+  /** Archived earlier than that. */
+  archivedBefore?: Date;
+}
+
+export type ListArchiveOptions = ArchiveFilter & PageOptions;
+
+export interface PurgeArchiveOptions {
+  /** Only what was archived that long ago, in seconds. @default 0 */
+  olderThanSeconds?: number;
+}
+
+/**
+ * The archive of a queue: messages that were done. They stay until they are purged, or as long as `admin.setRetention`
+ * says. Dead letters, which are archived too, are not among them: for those there is `admin.deadLetters()`.
+ *
+ * @example
+ * await sluice.admin.archive('emails').purge({ olderThanSeconds: 7 * 86_400 });
+ */
+export class Archive {
+  /** @internal use admin.archive() */
+  constructor(
+    private readonly db: Db,
+    private readonly queue: () => Promise<Queue>,
+  ) {}
+
+  /**
+   * A page of it, newest first. Whatever happens in between, following the cursors shows each message at most once, and
+   * passes over none that stays. Reads the whole messages table.
+   * @throws {QueueNotFoundError}
+   */
+  async list<T = unknown>(options: ListArchiveOptions = {}): Promise<MessagePage<StoredMessage<T>>> {
+    const { limit, place } = checkPage(options);
+    return pageOf(await sql.listArchive<T>(this.db, await this.#meant(options), place, limit + 1), limit);
+  }
+
+  /** Reads the whole messages table. @throws {QueueNotFoundError} */
+  async count(filter: ArchiveFilter = {}): Promise<number> {
+    return sql.countArchive(this.db, await this.#meant(filter));
+  }
+
+  /**
+   * Deletes what was done, walking over all messages in statements of 10,000, each of which is done when it is done.
+   * Messages that a run
+   * of a pgqrs workflow refers to stay, and so does what is archived meanwhile.
+   * @returns how many were deleted
+   * @throws {QueueNotFoundError}
+   */
+  async purge({ olderThanSeconds = 0 }: PurgeArchiveOptions = {}): Promise<number> {
+    check.number('olderThanSeconds', olderThanSeconds, { min: 0, max: MAX_SECONDS });
+    const { id } = await this.queue();
+    return inSteps(this.db, 'purging the archive', (on, walk) =>
+      sql.purgeArchive(on, id, olderThanSeconds, walk, STEP_ENTRIES),
+    );
+  }
+
+  /**
+   * Deletes messages of the archive by their ids.
+   * @returns how many were deleted: what is not in this archive, or what a workflow run refers to, doesn't count
+   * @throws {QueueNotFoundError}
+   */
+  async delete(ids: Id | readonly Id[]): Promise<number> {
+    const checked = [ids].flat().map((id, index) => check.id(`ids[${index}]`, id));
+    const queue = await this.queue();
+    return inLists(this.db, 'deleting archived messages', checked, (on, some) =>
+      sql.deleteArchived(on, queue.id, some),
+    );
+  }
+
+  async #meant({ archivedAfter, archivedBefore }: ArchiveFilter): Promise<sql.ArchivedMeant> {
+    const times = {
+      archivedAfter: checkTime('archivedAfter', archivedAfter),
+      archivedBefore: checkTime('archivedBefore', archivedBefore),
+    };
+    return { queueId: (await this.queue()).id, ...times };
+  }
+}

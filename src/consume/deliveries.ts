@@ -1,0 +1,229 @@
+import { answeredWithin } from '../answered-within.js';
+import type { CallersClient, Db, Session } from '../db.js';
+import { type Holder, Message } from '../message.js';
+import * as claims from '../sql/claim.js';
+import * as settle from '../sql/settle.js';
+import type { Incarnation } from '../sql/workers.js';
+import { type Acknowledgement, Acknowledgements, answer, type Asker } from './acknowledgements.js';
+import { Floor } from './floor.js';
+import { afterFailure } from './outcome.js';
+import type { RetryPolicy } from './retry-policy.js';
+
+export interface DeliveriesOptions {
+  db: Db;
+  worker: Incarnation;
+  claimable: claims.Claimable;
+  retryPolicy: RetryPolicy;
+  /** What a consumer that is not registered any more throws. */
+  fenced: () => Error;
+  /** From its abort on answers are waited for briefly. */
+  hurry: AbortSignal;
+}
+
+/** Longest wait for the answer to a statement, in ms; when a consumer or a stream ends, what is under way has less. */
+const ANSWER_MS = 30_000;
+const LAST_ANSWER_MS = 2_000;
+
+/**
+ * What a consumer and the server have to say to each other about messages. Acknowledgements that are waiting when a
+ * claim begins travel with it; they never wait for one.
+ */
+export class Deliveries implements Holder {
+  readonly #floor = new Floor();
+  readonly #done: Record<settle.SettledBy, Acknowledgements>;
+  readonly #releases: Acknowledgements<settle.Release>;
+  readonly #claims = new Set<Promise<unknown>>();
+
+  constructor(private readonly options: DeliveriesOptions) {
+    const { hurry, worker } = options;
+    const done = (by: settle.SettledBy) => (held: readonly settle.Delivery[]) =>
+      this.#answered('settling messages', (on) => settle.settleMessages(on, worker, { by, held }));
+    this.#done = {
+      archive: new Acknowledgements({
+        send: done('archive'),
+        wasCarriedOut: (held) =>
+          this.#answered('settling messages', (on) => settle.wereArchived(on, worker, held)),
+        hurry,
+      }),
+      delete: new Acknowledgements({ send: done('delete'), hurry }),
+    };
+    this.#releases = new Acknowledgements({ send: (releases) => this.releaseMany(releases), hurry });
+  }
+
+  /** Claims up to `limit` messages that are due, in the order in which they became so. */
+  async claim<T>(limit: number, lockSeconds: number, hurry = this.options.hurry): Promise<Message<T>[]> {
+    const floor = this.#floor.next();
+    const messages = await this.#claim<T>(limit, lockSeconds, floor, hurry);
+    const missing = limit - messages.length;
+    if (!floor || missing === 0) return messages;
+    // There may be more before the floor.
+    return [...messages, ...(await this.#claim<T>(missing, lockSeconds, undefined, hurry))];
+  }
+
+  /** ms until the next message is due, 0 when one is; nothing when none is waiting. */
+  nextDueMs(hurry: AbortSignal): Promise<number | undefined> {
+    return this.#answered(
+      'looking for due messages',
+      (on) => claims.nextDueMs(on, this.options.claimable),
+      hurry,
+    );
+  }
+
+  /** Messages may have come that are due before those that were claimed last. */
+  startOver(): void {
+    this.#floor.reset();
+  }
+
+  archive(held: settle.Delivery, client?: CallersClient): Promise<boolean> {
+    return this.done('archive', held, client);
+  }
+
+  delete(held: settle.Delivery, client?: CallersClient): Promise<boolean> {
+    return this.done('delete', held, client);
+  }
+
+  async done(by: settle.SettledBy, held: settle.Delivery, client?: CallersClient): Promise<boolean> {
+    return client
+      ? first(await this.doneMany(by, [held], client))
+      : asked((asker) => this.settle(by, held, asker));
+  }
+
+  /** As `done`, for who does not want a promise for each. */
+  settle(by: settle.SettledBy, held: settle.Delivery, asker: Asker): void {
+    this.#done[by].add(held, asker);
+  }
+
+  /** In one statement of their own. */
+  doneMany(
+    by: settle.SettledBy,
+    held: readonly settle.Delivery[],
+    client?: CallersClient,
+  ): Promise<boolean[]> {
+    const work = (on: Parameters<typeof settle.settleMessages>[0]) =>
+      settle.settleMessages(on, this.options.worker, { by, held });
+    return client ? work(this.options.db.on(client)) : this.#answered('settling messages', work);
+  }
+
+  async release(held: settle.Release, client?: CallersClient): Promise<boolean> {
+    return client
+      ? first(await this.releaseMany([held], client))
+      : asked((asker) => this.#releases.add(held, asker));
+  }
+
+  /** As `release`, for who does not want a promise for each. */
+  letGo(release: settle.Release, asker: Asker): void {
+    this.#releases.add(release, asker);
+  }
+
+  /** In one statement of their own. */
+  releaseMany(releases: readonly settle.Release[], client?: CallersClient): Promise<boolean[]> {
+    const work = (on: Parameters<typeof settle.releaseMessages>[0]) =>
+      settle.releaseMessages(on, this.options.worker, releases);
+    return client ? work(this.options.db.on(client)) : this.#answered('settling messages', work);
+  }
+
+  /** What a failure makes of a message: by the retry policy, or among the dead letters. */
+  afterFailure(message: settle.Delivery & { readCount: number }, error: unknown): settle.Release {
+    const { retryPolicy, claimable } = this.options;
+    return afterFailure(message, error, retryPolicy, claimable.maxReadCount);
+  }
+
+  async extendVisibility(held: settle.Delivery, seconds: number): Promise<boolean> {
+    return first(
+      await this.#answered('settling messages', (on) =>
+        settle.extendMessages(on, this.options.worker, [held], seconds),
+      ),
+    );
+  }
+
+  /** Never waits behind the work. */
+  renew(held: readonly settle.Delivery[], lockSeconds: number): Promise<boolean[]> {
+    return settle.renewLeases(this.options.db.urgent, this.options.worker, held, lockSeconds);
+  }
+
+  /** Where it fails the leases run out by themselves, and the messages count as delivered once. */
+  async giveBack(messages: readonly settle.Delivery[]): Promise<void> {
+    if (messages.length === 0) return;
+    this.startOver();
+    const { db, worker } = this.options;
+    await answeredWithin(db, 'giving messages back', { withinMs: LAST_ANSWER_MS }, (on) =>
+      settle.giveBackMessages(on, worker, messages),
+    ).catch(() => undefined);
+  }
+
+  /** How many messages of the queue this consumer has not settled, expired ones too. */
+  async countHeld(): Promise<number> {
+    const { claimable, worker, fenced } = this.options;
+    // Leases have no index of their own: in a long queue this may take its time.
+    const held = await this.#answered('counting held messages', (on) =>
+      settle.countHeldMessages(on, claimable.queueId, worker),
+    );
+    if (held === undefined) throw fenced();
+    return held;
+  }
+
+  /** Resolves when no acknowledgement is waiting or under way. */
+  async idle(): Promise<void> {
+    await Promise.all(this.#claims);
+    await Promise.all([this.#done.archive.idle(), this.#done.delete.idle(), this.#releases.idle()]);
+  }
+
+  async #claim<T>(
+    limit: number,
+    lockSeconds: number,
+    floor: claims.Place | undefined,
+    hurry: AbortSignal,
+  ): Promise<Message<T>[]> {
+    const claiming = this.#answered(
+      'claiming messages',
+      (on) =>
+        this.#claimOn<T>(on, {
+          ...this.options.claimable,
+          limit,
+          worker: this.options.worker,
+          lockSeconds,
+          floor,
+        }),
+      hurry,
+    );
+    const claim = claiming.catch(() => undefined).finally(() => this.#claims.delete(claim));
+    this.#claims.add(claim);
+    const { messages, last } = await claiming;
+    if (!messages) throw this.options.fenced();
+    if (last && messages.length === limit) this.#floor.moveTo(last);
+    else this.#floor.reset();
+    return messages.map((message) => new Message(message, this));
+  }
+
+  async #claimOn<T>(on: Session, claim: claims.Claim): Promise<claims.Claimed<T>> {
+    const by = this.#done.archive.waiting >= this.#done.delete.waiting ? 'archive' : 'delete';
+    const waiting: Acknowledgement[] = this.#done[by].take();
+    if (waiting.length === 0) return claims.claimMessages<T>(on, claim);
+    try {
+      const held = waiting.map(({ delivery }) => delivery);
+      const claimed = await claims.claimMessages<T>(on, { ...claim, settlement: { by, held } });
+      answer(waiting, claimed.settled);
+      return claimed;
+    } catch (error) {
+      this.#done[by].retry(waiting, error);
+      throw error;
+    }
+  }
+
+  #answered<R>(what: string, work: (on: Session) => Promise<R>, hurry = this.options.hurry): Promise<R> {
+    return answeredWithin(
+      this.options.db,
+      what,
+      { withinMs: ANSWER_MS, hurry, hurriedMs: LAST_ANSWER_MS },
+      work,
+    );
+  }
+}
+
+function asked(ask: (asker: Asker) => void): Promise<boolean> {
+  return new Promise((answered, failed) => ask({ answered, failed }));
+}
+
+function first(answers: boolean[]): boolean {
+  return answers[0] === true;
+}

@@ -1,0 +1,95 @@
+import { LeaseLostError } from '../errors/index.js';
+import type { Delivery } from '../sql/settle.js';
+
+/** Of a lease's time: it is renewed when less than that is left. */
+const RENEW_BELOW = 2 / 3;
+/** Looks at the leases in the time of one: a renewal that failed is made again in time. */
+const LOOKS = 6;
+/** In one statement. */
+const CHUNK = 5_000;
+
+/** The lease of one delivery in this process' hands. */
+export interface Lease {
+  readonly delivery: Delivery;
+  /** By the clock of performance.now(); never later than the server's end of it. */
+  endsAtMs: number;
+  /** Called once, when it is lost. */
+  lose(error: LeaseLostError): void;
+}
+
+export interface LeasesOptions {
+  lockSeconds: number;
+  /** Renews leases; answers for each whether it is still held. */
+  renew: (deliveries: readonly Delivery[], lockSeconds: number) => Promise<boolean[]>;
+  onRenewError: (error: Error) => void;
+}
+
+/**
+ * Keeps the leases of messages that this process is at, from a timer, however long that takes. A lease is lost when
+ * the server says so, or when it has run out and the server cannot be asked.
+ */
+export class Leases {
+  readonly #leases = new Set<Lease>();
+  readonly #timer: NodeJS.Timeout;
+  readonly #lockMs: number;
+  #renewing = false;
+
+  constructor(private readonly options: LeasesOptions) {
+    this.#lockMs = options.lockSeconds * 1_000;
+    // The longest delay of a timer is 24.8 days: a lease may last 30.
+    this.#timer = setInterval(() => void this.#look(), this.#lockMs / LOOKS).unref();
+  }
+
+  add(lease: Lease): void {
+    this.#leases.add(lease);
+  }
+
+  /** Settled, one way or the other. */
+  remove(lease: Lease): void {
+    this.#leases.delete(lease);
+  }
+
+  /** Nothing is renewed any more. */
+  end(): void {
+    clearInterval(this.#timer);
+  }
+
+  /** Never rejects. */
+  async #look(): Promise<void> {
+    const now = performance.now();
+    const due = [...this.#leases].filter(({ endsAtMs }) => endsAtMs - now < this.#lockMs * RENEW_BELOW);
+    if (this.#renewing) {
+      this.#loseEnded(due);
+      return;
+    }
+    this.#renewing = true;
+    for (let at = 0; at < due.length; at += CHUNK) await this.#renew(due.slice(at, at + CHUNK));
+    this.#renewing = false;
+  }
+
+  async #renew(leases: readonly Lease[]): Promise<void> {
+    const sentAtMs = performance.now();
+    try {
+      const held = await this.options.renew(
+        leases.map(({ delivery }) => delivery),
+        this.options.lockSeconds,
+      );
+      leases.forEach((lease, at) => {
+        if (held[at]) lease.endsAtMs = Math.max(lease.endsAtMs, sentAtMs + this.#lockMs);
+        else this.#lose(lease);
+      });
+    } catch (error) {
+      this.options.onRenewError(error as Error);
+      this.#loseEnded(leases, error);
+    }
+  }
+
+  #loseEnded(leases: readonly Lease[], cause?: unknown): void {
+    for (const lease of leases) if (performance.now() >= lease.endsAtMs) this.#lose(lease, { cause });
+  }
+
+  #lose(lease: Lease, options?: ErrorOptions): void {
+    if (!this.#leases.delete(lease)) return;
+    lease.lose(new LeaseLostError(lease.delivery.id, options));
+  }
+}

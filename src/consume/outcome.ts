@@ -1,0 +1,57 @@
+import { DeadLetter, RetryAfter } from '../errors/index.js';
+import * as check from '../check.js';
+import type { Message } from '../message.js';
+import type { Release } from '../sql/settle.js';
+import type { RetryPolicy } from './retry-policy.js';
+
+/** Why messages that have failed too often are dead letters. */
+export const EXHAUSTED = 'exhausted';
+
+/** What has become of a message whose handler failed. */
+export interface Failure {
+  message: Message;
+  /** What the handler threw. */
+  error: unknown;
+  /** When it will be tried again, in seconds; undefined where it is a dead letter. */
+  retrySeconds: number | undefined;
+  /** Why it is a dead letter: the handler's reason, or `exhausted`; undefined where it is tried again. */
+  deadReason: string | undefined;
+}
+
+/** What is to become of a message whose handler failed with `error`. */
+export function afterFailure(
+  message: Pick<Message, 'id' | 'readCount'>,
+  error: unknown,
+  policy: RetryPolicy,
+  maxReadCount: number,
+): Release {
+  const { id, readCount } = message;
+  const reason =
+    error instanceof DeadLetter ? error.reason : readCount >= maxReadCount ? EXHAUSTED : undefined;
+  if (reason !== undefined) {
+    return {
+      id,
+      readCount,
+      delaySeconds: 0,
+      dead: { reason: storable(reason, 1_000), lastError: described(error) },
+    };
+  }
+  return { id, readCount, delaySeconds: delayAfter(error, readCount, policy) };
+}
+
+function delayAfter(error: unknown, readCount: number, policy: RetryPolicy): number {
+  if (error instanceof RetryAfter) return check.seconds('the seconds of RetryAfter', error.seconds);
+  return policy(readCount, error);
+}
+
+/** An error as an operator needs it: with its stack, and that of its causes. */
+function described(error: unknown): string {
+  const { cause } = error instanceof Error ? error : { cause: undefined };
+  const own = error instanceof Error ? (error.stack ?? String(error)) : String(error);
+  return storable(cause === undefined ? own : `${own}\ncaused by: ${described(cause)}`, 8_000);
+}
+
+/** PostgreSQL stores no NUL. */
+function storable(text: string, maxLength: number): string {
+  return text.slice(0, maxLength).replaceAll('\0', '\ufffd');
+}

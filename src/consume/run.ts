@@ -1,0 +1,338 @@
+import pLimit from 'p-limit';
+import { ClaimLoop } from '../../streams/claim-loop.js';
+import type { MessageSource } from '../../streams/message-stream.js';
+import { type Deferred, deferred, settledWithin } from '../deferred.js';
+import {
+  LeaseLostError,
+  RetryAfter,
+  ShutdownError,
+  SluiceError,
+  WorkerFencedError,
+} from '../errors/index.js';
+import type { Message } from '../message.js';
+import { onAbort } from '../on-abort.js';
+import type { Release } from '../sql/settle.js';
+import type { Asker } from './acknowledgements.js';
+import { Leases } from './leases.js';
+import { type Errors, type Perform, SettlementRefused } from './perform.js';
+import type { CheckedRunOptions, RunSummary } from './run-options.js';
+import type { RunsOptions } from './runs.js';
+import { Held, Work } from './work.js';
+
+export interface RunParts extends RunsOptions {
+  perform: Perform;
+}
+
+/** Messages are claimed ahead for so long. */
+const AHEAD_MS = 100;
+const MAX_AHEAD = 4_000;
+/** Handlers over whose times the average is. */
+const AVERAGED = 20;
+/** For handlers that wait for nothing. */
+const LONGEST_TURN_MS = 10;
+/** For handlers whose signal has aborted at the end of a shutdown's time, to notice. */
+const GRACE_MS = 1_000;
+/** For the last acknowledgements, at least. */
+const LAST_WORDS_MS = 5_000;
+
+/**
+ * Handlers at work on one queue. Messages are claimed ahead of them; each message is settled when its handler is over,
+ * and its slot is free at once for the next one.
+ *
+ * At the end nothing more is claimed, what waits goes back, and handlers at work have their time to end. Then their
+ * signals abort, and the messages of those that still do not end go back too: what these do later counts for nothing.
+ */
+export class Run {
+  readonly summary: RunSummary = { done: 0, retried: 0, dead: 0, lost: 0, released: 0 };
+  readonly #leases: Leases;
+  readonly #source: MessageSource<Held>;
+  readonly #claims: ClaimLoop<Held>;
+  readonly #limit: ReturnType<typeof pLimit>;
+  /** Claimed, for the next handlers, from `#next` on. */
+  #waiting: Held[] = [];
+  #next = 0;
+  /** Taken by handlers that go on as long as there are messages. */
+  #slots = 0;
+  readonly #works = new Set<Work>();
+  /** Messages that are being handled. */
+  #running = 0;
+  /** Messages whose outcome the server has not been told yet. */
+  #settling = 0;
+  /** Settled when there is none any more. */
+  #settled: Deferred<void> | undefined;
+  /** How long a handler takes, on average of the last ones. */
+  #handlerMs = AHEAD_MS;
+  /** When handlers last let others have their turn. */
+  #turnAtMs = 0;
+  /** Settled when no handler is at work. */
+  #quiet: Deferred<void> | undefined;
+  #error: Error | undefined;
+  #ending: Promise<void> | undefined;
+  readonly #ended = deferred<RunSummary>();
+  #stopListening: () => void = () => undefined;
+
+  constructor(
+    private readonly parts: RunParts,
+    private readonly options: CheckedRunOptions,
+  ) {
+    const { concurrency, atOnce, lockSeconds, signal } = options;
+    const { deliveries } = parts;
+    this.#limit = pLimit(concurrency);
+    this.#leases = new Leases({
+      lockSeconds,
+      renew: (held, seconds) => deliveries.renew(held, seconds),
+      onRenewError: parts.onRenewError,
+    });
+    this.#source = parts.sourceOf(
+      (limit, hurry) => this.#claim(limit, hurry),
+      (held) => this.#giveBack(held),
+    );
+    this.#claims = new ClaimLoop(this.#source, {
+      prefetch: () => this.#prefetch,
+      slots: atOnce,
+      // In the order of their being due where that can be kept at all.
+      claims: concurrency === 1 ? 1 : 2,
+      waiting: () => this.#waiting.length - this.#next,
+      running: () => this.#running + this.#backlog,
+      onMessages: (held) => this.#arrived(held),
+      onError: (error) => void this.#end(error),
+    });
+    if (signal?.aborted) void this.stop();
+    else if (signal) this.#stopListening = onAbort(signal, () => void this.stop());
+    this.#claims.poke();
+  }
+
+  /** Resolves when all is settled after the end; rejects with what ended it otherwise. */
+  get ended(): Promise<RunSummary> {
+    return this.#ended.promise;
+  }
+
+  /** Ends it in order; resolves when it has ended, whatever ended it. */
+  stop(): Promise<void> {
+    return this.#end();
+  }
+
+  /** Messages to claim ahead: what the caller wants, or what the handlers will soon be done with. */
+  get #prefetch(): number {
+    const { prefetch, atOnce, batchSize } = this.options;
+    if (prefetch !== undefined) return prefetch;
+    const batches = Math.min((atOnce * AHEAD_MS) / this.#handlerMs, MAX_AHEAD) / batchSize;
+    return Math.max(atOnce, Math.round(batches) * batchSize);
+  }
+
+  /** Settlements that the server keeps waiting: beyond a measure they take up room. */
+  get #backlog(): number {
+    return Math.max(0, this.#settling - 4 * (this.options.atOnce + this.#prefetch));
+  }
+
+  async #claim(limit: number, hurry: AbortSignal): Promise<Held[]> {
+    const sinceMs = performance.now();
+    const messages = await this.parts.deliveries.claim(limit, this.options.lockSeconds, hurry);
+    return messages.map((message) => {
+      const held = new Held(message, sinceMs + this.options.lockSeconds * 1_000);
+      this.#leases.add(held);
+      return held;
+    });
+  }
+
+  #arrived(held: readonly Held[]): void {
+    this.#waiting = [...this.#waiting.slice(this.#next), ...held];
+    this.#next = 0;
+    const idle = Math.min(this.options.concurrency - this.#slots, held.length);
+    this.#slots += idle;
+    for (let n = 0; n < idle; n++) void this.#limit(() => this.#workOn());
+  }
+
+  /** One message, or batch, after the other, for as long as there are some. Never rejects. */
+  async #workOn(): Promise<void> {
+    for (let held; (held = this.#take()).length > 0;) {
+      await this.#work(new Work(held, (all, seconds) => this.#extend(all, seconds)));
+      // Handlers that wait for nothing would starve heartbeats and renewals.
+      if (performance.now() - this.#turnAtMs > LONGEST_TURN_MS) {
+        await new Promise((resolve) => setImmediate(resolve));
+        this.#turnAtMs = performance.now();
+      }
+    }
+    this.#slots--; // in the same breath as the last look, or what arrives in between would find no slot
+    this.#claims.poke();
+  }
+
+  async #work(work: Work): Promise<void> {
+    const { length } = work.held;
+    this.#works.add(work);
+    this.#running += length;
+    this.#claims.poke();
+    const began = performance.now();
+    try {
+      this.#settle(work, await this.parts.perform(work));
+    } catch (error) {
+      // No handler's fault: it would be the same with every message.
+      if (error instanceof SettlementRefused) void this.#end(error.cause);
+      this.#settle(work, Array<unknown>(length).fill(error ?? new Error('the handler threw nothing')));
+    }
+    this.#handlerMs += (performance.now() - began - this.#handlerMs) / AVERAGED;
+    this.#works.delete(work);
+    this.#running -= length;
+    if (this.#works.size === 0) this.#quiet?.resolve();
+  }
+
+  /** The next messages for a handler; what has waited until its lease may have ended is not handled on it. */
+  #take(): Held[] {
+    const { batchSize } = this.options;
+    const taken: Held[] = [];
+    while (taken.length < batchSize && this.#next < this.#waiting.length) {
+      const held = this.#waiting[this.#next++] as Held;
+      if (held.isOver) void this.#giveBack([held]);
+      else taken.push(held);
+    }
+    return taken;
+  }
+
+  async #extend(held: readonly Held[], seconds: number): Promise<boolean> {
+    const untilMs = performance.now() + seconds * 1_000;
+    const deliveries = held.map(({ message }) => message);
+    const answers = await this.parts.deliveries.renew(deliveries, seconds);
+    for (const one of held) one.endsAtMs = Math.max(one.endsAtMs, untilMs);
+    return answers.every(Boolean);
+  }
+
+  #settle(work: Work, errors: Errors): void {
+    if (work.abandoned) return;
+    work.held.forEach((held, at) => {
+      const error = errors[at];
+      held.work = undefined;
+      if (error === undefined) this.#done(held);
+      // It was made to stop, or its transaction could not commit for another's sake: no failure of this message.
+      else if (work.reason || isNoFailure(error)) this.#release(held);
+      else this.#fail(held, error);
+    });
+  }
+
+  #done(held: Held): void {
+    const { onSuccess, transactional } = this.options;
+    // A transaction has settled it already.
+    if (transactional) this.#finish(held, 'done');
+    else this.#ask(held, 'done', (asker) => this.parts.deliveries.settle(onSuccess, held.message, asker));
+  }
+
+  #release(held: Held): void {
+    const { id, readCount } = held.message;
+    this.#ask(held, 'released', (asker) =>
+      this.parts.deliveries.letGo({ id, readCount, delaySeconds: 0 }, asker),
+    );
+  }
+
+  #fail(held: Held, error: unknown): void {
+    const { deliveries, onFailed } = this.parts;
+    const { message } = held;
+    const release = this.#afterFailure(message, error);
+    const retrySeconds = release.dead ? undefined : release.delaySeconds;
+    this.#ask(
+      held,
+      release.dead ? 'dead' : 'retried',
+      (asker) => deliveries.letGo(release, asker),
+      () => onFailed({ message, error, retrySeconds, deadReason: release.dead?.reason }),
+    );
+  }
+
+  /** A policy of the caller's that throws, or answers nonsense, is an error like the handler's own. */
+  #afterFailure(message: Message, error: unknown): Release {
+    const { deliveries } = this.parts;
+    try {
+      return deliveries.afterFailure(message, error);
+    } catch (wrong) {
+      return deliveries.afterFailure(message, new RetryAfter(1, { cause: wrong }));
+    }
+  }
+
+  /** Tells the server what a message became: until it answers, or the run is over; then the lease ends by itself. */
+  #ask(held: Held, became: keyof RunSummary, ask: (asker: Asker) => void, then?: () => void): void {
+    this.#settling++;
+    const over = () => {
+      if (--this.#settling === 0) this.#settled?.resolve();
+    };
+    const asker: Asker = {
+      answered: (still) => {
+        this.#finish(held, still ? became : 'lost');
+        over();
+        if (still) then?.();
+        this.#claims.poke();
+      },
+      failed: (error) => {
+        if (error instanceof SluiceError && error.transient && !this.#ending) {
+          ask(asker);
+          return;
+        }
+        this.#leases.remove(held);
+        over();
+        void this.#end(error);
+      },
+    };
+    ask(asker);
+  }
+
+  #finish(held: Held, became: keyof RunSummary): void {
+    this.#leases.remove(held);
+    this.summary[became]++;
+    if (became === 'lost') this.parts.onLost(held.message, held.lost);
+  }
+
+  async #giveBack(held: readonly Held[]): Promise<void> {
+    for (const one of held) this.#leases.remove(one);
+    await this.parts.deliveries.giveBack(held.map(({ message }) => message));
+  }
+
+  #end(error?: Error): Promise<void> {
+    this.#error ??= error;
+    this.#ending ??= this.#windUp();
+    return this.#ending;
+  }
+
+  /** Never rejects. */
+  async #windUp(): Promise<void> {
+    const { shutdownSeconds } = this.options;
+    const deadline = performance.now() + shutdownSeconds * 1_000;
+    this.#stopListening();
+    const ended = this.#claims.end(this.#error ?? new Error('the run is over'));
+    const waiting = this.#waiting.slice(this.#next);
+    this.#waiting = [];
+    this.#next = 0;
+    const back = Promise.all([ended, this.#giveBack(waiting)]);
+
+    // Who is not registered any more has nothing to wait for: its messages are, or will be, somebody else's.
+    if (!(this.#error instanceof WorkerFencedError)) await this.#quietWithin(shutdownSeconds * 1_000);
+    for (const work of this.#works) work.abort(this.#error ?? new ShutdownError(shutdownSeconds));
+    await this.#quietWithin(GRACE_MS);
+    this.#abandon();
+
+    await back;
+    const left = Math.max(LAST_WORDS_MS, deadline - performance.now());
+    if (this.#settling > 0) {
+      this.#settled = deferred();
+      await settledWithin(left, this.#settled.promise);
+    }
+    this.#leases.end();
+    this.#source.close();
+    if (this.#error) this.#ended.reject(this.#error);
+    else this.#ended.resolve(this.summary);
+  }
+
+  /** Resolves when no handler is at work, or after that time. */
+  async #quietWithin(ms: number): Promise<void> {
+    if (this.#works.size === 0) return;
+    this.#quiet = deferred();
+    await settledWithin(ms, this.#quiet.promise);
+  }
+
+  #abandon(): void {
+    for (const work of this.#works) {
+      work.abandon();
+      for (const held of work.held) this.#release(held);
+    }
+  }
+}
+
+/** What is wrong with other messages, or with all of them, is no failure of this one. */
+function isNoFailure(error: unknown): boolean {
+  return error instanceof LeaseLostError || error instanceof SettlementRefused;
+}

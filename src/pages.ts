@@ -1,0 +1,54 @@
+import * as check from './check.js';
+import { InvalidOptionError } from './errors/index.js';
+import { shown } from './shown.js';
+import type { Place } from './sql/walk.js';
+
+/** Longest age that may be asked for: a hundred years. */
+export const MAX_SECONDS = 3_153_600_000;
+
+export interface PageOptions {
+  /** Longest page, from 1 to 10,000. @default 100 */
+  limit?: number | undefined;
+  /** That of the page before. @default the first page */
+  cursor?: string | undefined;
+}
+
+export function checkPage({ limit = 100, cursor }: PageOptions): { limit: number; place: Place | null } {
+  return { limit: check.integer('limit', limit, { min: 1, max: 10_000 }), place: placeOf(cursor) };
+}
+
+/** @returns seconds since 1970; null when no time is given */
+export function checkTime(field: string, time: unknown): number | null {
+  return time === undefined ? null : check.kind(field, time, 'a valid Date', isDate).getTime() / 1_000;
+}
+
+/** Cuts a list that was asked for one more than wanted. */
+export function pageOf<T>(
+  rows: readonly { message: T; place: Place }[],
+  limit: number,
+): { messages: T[]; cursor: string | undefined } {
+  const page = rows.slice(0, limit);
+  const last = page.at(-1);
+  return {
+    messages: page.map(({ message }) => message),
+    cursor: last && rows.length > limit ? `${last.place.at}~${last.place.id}` : undefined,
+  };
+}
+
+const CURSOR = /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?[+-]\d\d(?::\d\d)?)~(\d{1,19})$/;
+const MAX_ID = 9223372036854775807n;
+
+/** What `pageOf` made of a place. Text in the same form that was never one is a place all the same. */
+function placeOf(cursor: unknown): Place | null {
+  if (cursor === undefined) return null;
+  const [, at, id] = (typeof cursor === 'string' && CURSOR.exec(cursor)) || [];
+  if (at === undefined || id === undefined || Number.isNaN(Date.parse(at)) || BigInt(id) > MAX_ID) {
+    const got = typeof cursor === 'string' ? shown(cursor) : typeof cursor;
+    throw new InvalidOptionError('cursor', 'the cursor of an earlier page', got);
+  }
+  return { at, id };
+}
+
+function isDate(value: unknown): value is Date {
+  return value instanceof Date && !Number.isNaN(value.getTime());
+}

@@ -1,0 +1,78 @@
+import type { Queryable } from '../db.js';
+import type { ForeignLeases, Id } from '../types.js';
+import { takeable } from './claim.js';
+import { statement } from './statement.js';
+import { exact, type Place } from './walk.js';
+
+/**
+ * Whether nobody can still be at a message's last delivery. What a foreign client leased without saying until when may
+ * run for ever.
+ */
+const letGo = (s: string) =>
+  `(m.consumer_worker_id is null or (m.vt <= now() and ${takeable(s, '$3::text')}))`;
+
+/**
+ * Archives messages of a queue that were delivered as often as allowed, and says why. Walks along the index of what is
+ * due and looks at no more than `$6` entries, and at the beginning also at as many that have no `vt`, which only foreign
+ * clients write and which stand at the index' end. Every condition is asked again of the rows that it locks.
+ */
+const SWEEP_EXHAUSTED = statement(
+  'sweep_exhausted',
+  (s) => `
+  with looked as materialized (
+    (select m.ctid as at, m.id, m.vt, m.read_ct from ${s}.pgqrs_messages m
+      where m.queue_id = $1 and m.archived_at is null and m.vt is not null
+        and ($4::timestamptz is null or (m.vt, m.id) > ($4, $5::bigint))
+      order by m.vt, m.id limit $6)
+    union all
+    (select m.ctid, m.id, m.vt, m.read_ct from ${s}.pgqrs_messages m
+      where m.queue_id = $1 and m.archived_at is null and m.vt is null and $4::timestamptz is null
+      order by m.vt, m.id limit $6)),
+  picked as materialized (
+    select m.ctid as at from ${s}.pgqrs_messages m
+    where m.ctid = any (array(select at from looked where read_ct >= $2))
+      and m.archived_at is null and m.read_ct >= $2 and ${letGo(s)}
+    for update of m skip locked),
+  moved as (
+    update ${s}.pgqrs_messages m set archived_at = now() where m.ctid = any (array(select at from picked))
+    returning m.id, m.queue_id, m.read_ct),
+  explained as (
+    insert into ${s}.sluice_failures (message_id, queue_id, reason, last_error, attempts, dead_at)
+    select id, queue_id, 'exhausted', null, read_ct, now() from moved
+    on conflict (message_id) do update set queue_id = excluded.queue_id, reason = excluded.reason,
+      last_error = excluded.last_error, attempts = excluded.attempts, dead_at = excluded.dead_at)
+  select array(select id::text from moved order by id) as ids,
+    (select count(*) from looked where vt is not null) = $6 as more, ${exact('l.vt')} as at, l.id::text as id
+  from (select 1) one
+  left join (select vt, id from looked where vt is not null order by vt desc, id desc limit 1) l on true`,
+);
+
+export interface Sweep {
+  queueId: Id;
+  maxReadCount: number;
+  foreignLeases: ForeignLeases;
+}
+
+/**
+ * One statement of a sweep. Exhausted messages sink to the front of the index, since nobody changes their `vt` any more:
+ * whoever sweeps often need not look far.
+ * @param limit entries to look at
+ * @returns whom it has archived, and where the next one goes on if there is more to look at
+ */
+export async function sweepExhausted(
+  on: Queryable,
+  { queueId, maxReadCount, foreignLeases }: Sweep,
+  after: Place | null,
+  limit: number,
+): Promise<{ ids: Id[]; next: Place | undefined }> {
+  const [row] = (await on.query(SWEEP_EXHAUSTED(on.schema), [
+    queueId,
+    maxReadCount,
+    foreignLeases,
+    after?.at ?? null,
+    after?.id ?? null,
+    limit,
+  ])) as [{ ids: Id[]; more: boolean; at: string | null; id: Id | null }];
+  const { ids, more, at, id } = row;
+  return { ids, next: more && at !== null && id !== null ? { at, id } : undefined };
+}
