@@ -29,6 +29,11 @@ export function seconds(field: string, value: unknown): number {
   return number(field, value, { min: 0, max: 4_294_967_295 });
 }
 
+/** Refuses what is not the length of a lease in seconds: up to 30 days. */
+export function leaseSeconds(field: string, value: unknown): number {
+  return number(field, value, { min: 0, max: 2_592_000 });
+}
+
 /** Refuses what is not a non-empty string of at most `maxBytes` bytes without NUL, which PostgreSQL cannot store. */
 export function text(field: string, value: unknown, maxBytes = Infinity): string {
   if (
@@ -57,6 +62,10 @@ export function strings(field: string, value: unknown): readonly string[] {
 export function boolean(field: string, value: unknown): boolean {
   if (typeof value !== 'boolean') throw new InvalidOptionError(field, 'true or false', display(value));
   return value;
+}
+
+export function signal(field: string, value: unknown): AbortSignal {
+  return kind(field, value, 'an AbortSignal', (it): it is AbortSignal => it instanceof AbortSignal);
 }
 
 /** Refuses what is not of the kind that `rule` names. */

@@ -91,5 +91,5 @@ export function checkOptions(options: ConsumerOptions) {
 }
 
 export function checkLock(seconds: number, field = 'lockSeconds'): number {
-  return check.number(field, seconds, { min: 0, max: 2_592_000 });
+  return check.leaseSeconds(field, seconds);
 }

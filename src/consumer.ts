@@ -27,7 +27,7 @@ import {
 } from './consumer-options.js';
 import { Db } from './db.js';
 import { settledWithin } from './deferred.js';
-import { channelOf } from './doorbell.js';
+import { Doorbell } from './doorbell.js';
 import { WorkerHasPendingMessagesError } from './errors/index.js';
 import { Housekeeping } from './housekeeping.js';
 import { Listener } from './listener.js';
@@ -48,6 +48,9 @@ export class Consumer extends Worker {
   readonly #runs: Runs;
   readonly #housekeeping: Housekeeping;
   readonly #deliveries: Deliveries;
+  readonly #doorbell: Doorbell;
+  /** Of message streams and runs. */
+  readonly #wakes = new Set<() => void>();
   readonly #lockSeconds: number;
   readonly #batchSize: number;
   readonly #pollIntervalMs: number;
@@ -72,15 +75,17 @@ export class Consumer extends Worker {
       claimable,
       retryPolicy,
       fenced: () => this.fence(),
+      onReturned: () => this.#returned(),
       hurry: this.#closing.signal,
     });
     this.#runs = new Runs({
       db,
       deliveries: this.#deliveries,
       sourceOf: (claim, giveBack) => this.#sourceOf(claim, giveBack),
-      onFailed: (failure) => this.emit('failed', failure),
-      onLost: (message, error) => this.emit('leaseLost', message, error),
-      onRenewError: (error) => this.emit('claimError', error),
+      // Not in the middle of whatever found it out: a listener that throws must not break that.
+      onFailed: (failure) => queueMicrotask(() => this.emit('failed', failure)),
+      onLost: (message, error) => queueMicrotask(() => this.emit('leaseLost', message, error)),
+      onRenewError: (error) => queueMicrotask(() => this.emit('claimError', error)),
     });
     this.#housekeeping = new Housekeeping({
       db,
@@ -88,6 +93,7 @@ export class Consumer extends Worker {
       intervalSeconds: options.housekeepingIntervalSeconds,
       onError: (error) => this.emit('housekeepingError', error),
     });
+    this.#doorbell = new Doorbell(db, queue.id);
     this.#lockSeconds = lockSeconds;
     this.#batchSize = options.batchSize;
     this.#pollIntervalMs = pollIntervalMs;
@@ -159,6 +165,7 @@ export class Consumer extends Worker {
    */
   messages<T = unknown>(options: MessagesOptions = {}): MessageStream<Message<T>> {
     this.assertRunning();
+    if (options.signal) check.signal('signal', options.signal);
     const prefetch = check.integer('prefetch', options.prefetch ?? 100, { min: 1, max: 100_000 });
     const lockSeconds = checkLock(options.lockSeconds ?? this.#lockSeconds);
     const source = this.#sourceOf(
@@ -316,6 +323,7 @@ export class Consumer extends Worker {
     await this.#housekeeping.stop();
     this.#closing.abort();
     await Promise.all(closing);
+    await this.#doorbell.quiet();
     this.listener.off('listening', this.#onListening).off('deaf', this.#onDeaf);
     if (this.alone) await this.listener.close();
     try {
@@ -338,18 +346,26 @@ export class Consumer extends Worker {
       giveBack,
       subscribe: (wake) => this.#subscribe(wake),
       pollIntervalMs: this.#pollIntervalMs,
-      onClaimError: (error) => this.emit('claimError', error),
+      onClaimError: (error) => queueMicrotask(() => this.emit('claimError', error)),
     });
   }
 
   /** A change of state is a wake too: a stream that waits for messages must hear that there will be none. */
   #subscribe(wake: () => void): () => void {
     const stopWatching = this.watchReadiness(wake);
-    const stopListening = this.listener.subscribe(channelOf(this.db.schemaName, this.queue.id), wake);
+    const stopListening = this.listener.subscribe(this.#doorbell.channel, wake);
+    this.#wakes.add(wake);
     return () => {
       stopWatching();
       stopListening();
+      this.#wakes.delete(wake);
     };
+  }
+
+  /** Messages may be due sooner than what consumers, here and elsewhere, wait for. */
+  #returned(): void {
+    for (const wake of this.#wakes) wake();
+    this.#doorbell.ring();
   }
 
   readonly #onListening = () => {

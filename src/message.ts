@@ -14,6 +14,9 @@ export interface Holder {
   afterFailure(delivery: Delivery & { readCount: number }, error: unknown): Release;
 }
 
+/** What has become of a message. */
+export type SettledAs = 'done' | 'retried' | 'dead' | 'released';
+
 export interface SettleOptions {
   /**
    * A client of yours in a transaction: the message is settled with that transaction, or not at all. Roll it back where
@@ -49,6 +52,7 @@ export class Message<T = unknown> implements StoredMessage<T> {
   readonly consumerWorkerId: Id | null;
   readonly archivedAt: Date | null;
   readonly #holder: Holder;
+  #settledAs: SettledAs | undefined;
 
   constructor(stored: StoredMessage<T>, holder: Holder) {
     this.id = stored.id;
@@ -73,20 +77,18 @@ export class Message<T = unknown> implements StoredMessage<T> {
    * else await client.query('rollback');
    */
   archive({ client }: SettleOptions = {}): Promise<boolean> {
-    return this.#holder.archive(this, client);
+    return this.#settle('done', this.#holder.archive(this, client));
   }
 
   /** Done, and gone. @returns whether this delivery still held the message */
   delete({ client }: SettleOptions = {}): Promise<boolean> {
-    return this.#holder.delete(this, client);
+    return this.#settle('done', this.#holder.delete(this, client));
   }
 
   /** Not done: back into the queue, at once or after a delay. @returns whether this delivery still held the message */
   async release({ delaySeconds = 0, client }: ReleaseOptions = {}): Promise<boolean> {
-    return this.#holder.release(
-      { ...this.#delivery, delaySeconds: check.seconds('delaySeconds', delaySeconds) },
-      client,
-    );
+    const release = { ...this.#delivery, delaySeconds: check.seconds('delaySeconds', delaySeconds) };
+    return this.#settle('released', this.#holder.release(release, client));
   }
 
   /**
@@ -94,7 +96,8 @@ export class Message<T = unknown> implements StoredMessage<T> {
    * among the dead letters. @returns whether this delivery still held the message
    */
   async fail(error: unknown, { client }: SettleOptions = {}): Promise<boolean> {
-    return this.#holder.release(this.#holder.afterFailure(this.#delivery, error), client);
+    const release = this.#holder.afterFailure(this.#delivery, error);
+    return this.#settle(release.dead ? 'dead' : 'retried', this.#holder.release(release, client));
   }
 
   /** Never to be tried again: among the dead letters. @returns whether this delivery still held the message */
@@ -103,8 +106,19 @@ export class Message<T = unknown> implements StoredMessage<T> {
   }
 
   /** Adds seconds to the lease. @returns whether this delivery still held the message */
-  extendVisibility(seconds: number): Promise<boolean> {
-    return this.#holder.extendVisibility(this, seconds);
+  async extendVisibility(seconds: number): Promise<boolean> {
+    return this.#holder.extendVisibility(this, check.leaseSeconds('seconds', seconds));
+  }
+
+  /** @internal what its own methods have made of it */
+  get settledAs(): SettledAs | undefined {
+    return this.#settledAs;
+  }
+
+  async #settle(as: SettledAs, settling: Promise<boolean>): Promise<boolean> {
+    const held = await settling;
+    if (held) this.#settledAs = as;
+    return held;
   }
 
   get #delivery() {

@@ -16,6 +16,9 @@ export interface ClaimLoopOptions<M> {
   onError: (error: Error) => void;
 }
 
+/** So few messages are not worth a claim more. */
+const FEW = 300;
+
 /**
  * Claims from a source whenever there is room, and waits when there is nothing. Not before half of the room is free,
  * or a slow handler would make it claim one by one.
@@ -62,7 +65,9 @@ export class ClaimLoop<M> {
     const all = slots + toBeAhead;
     const room = all - ahead - running();
     if (room <= 0) return 0;
-    return ahead * 2 <= toBeAhead || room * 2 >= all ? Math.min(room, Math.ceil(all / claims)) : 0;
+    // Of many messages one share is being handled while the claims bring the others.
+    const share = Math.ceil(all / (claims > 1 && all > FEW ? claims + 1 : claims));
+    return room >= Math.min(share, all / 2) || ahead * 2 <= toBeAhead ? Math.min(room, share) : 0;
   }
 
   /** Never rejects. */

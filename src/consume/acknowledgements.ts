@@ -21,8 +21,8 @@ export interface Acknowledgement<D extends Delivery = Delivery> extends Sized {
 }
 
 export interface AcknowledgementsOptions<D extends Delivery> {
-  /** Answers for each, in order, whether it was still held. */
-  send: (deliveries: readonly D[]) => Promise<boolean[]>;
+  /** Answers for each, in order, whether it was still held; calls `onSending` when it is about to send. */
+  send: (deliveries: readonly D[], onSending: () => void) => Promise<boolean[]>;
   /** Of deliveries that got no answer, and then were not held: whether it had been carried out, where that can be told. */
   wasCarriedOut?: (deliveries: readonly D[]) => Promise<boolean[]>;
   /** From its abort on nothing is tried again. */
@@ -77,11 +77,12 @@ export class Acknowledgements<D extends Delivery = Delivery> {
     const { hurry } = this.options;
     const deadline = performance.now() + PATIENCE_MS;
     for (let failures = 1; ; failures++) {
+      const sending = { begun: false };
       try {
-        await this.#send(group);
+        await this.#send(group, () => (sending.begun = true));
         return;
       } catch (error) {
-        doubt(group, error);
+        if (sending.begun) doubt(group, error);
         const again = error instanceof SluiceError && error.transient && performance.now() < deadline;
         if (!again || hurry.aborted) {
           for (const { asker } of group) asker.failed(error as Error);
@@ -92,8 +93,9 @@ export class Acknowledgements<D extends Delivery = Delivery> {
     }
   }
 
-  async #send(group: readonly Acknowledgement<D>[]): Promise<void> {
-    const held = await this.options.send(group.map(({ delivery }) => delivery));
+  async #send(group: readonly Acknowledgement<D>[], onSending: () => void): Promise<void> {
+    const deliveries = group.map(({ delivery }) => delivery);
+    const held = await this.options.send(deliveries, onSending);
     answer(group, held, await this.#carriedOut(group.filter((one, at) => one.doubt && !held[at])));
   }
 

@@ -16,6 +16,8 @@ export interface DeliveriesOptions {
   retryPolicy: RetryPolicy;
   /** What a consumer that is not registered any more throws. */
   fenced: () => Error;
+  /** Called when messages are back in the queue: they may be due before whatever was waited for. */
+  onReturned: () => void;
   /** From its abort on answers are waited for briefly. */
   hurry: AbortSignal;
 }
@@ -33,11 +35,15 @@ export class Deliveries implements Holder {
   readonly #done: Record<settle.SettledBy, Acknowledgements>;
   readonly #releases: Acknowledgements<settle.Release>;
   readonly #claims = new Set<Promise<unknown>>();
+  #messageBytes = 1;
 
   constructor(private readonly options: DeliveriesOptions) {
     const { hurry, worker } = options;
-    const done = (by: settle.SettledBy) => (held: readonly settle.Delivery[]) =>
-      this.#answered('settling messages', (on) => settle.settleMessages(on, worker, { by, held }));
+    const done = (by: settle.SettledBy) => (held: readonly settle.Delivery[], onSending: () => void) =>
+      this.#answered('settling messages', (on) => {
+        onSending();
+        return settle.settleMessages(on, worker, { by, held });
+      });
     this.#done = {
       archive: new Acknowledgements({
         send: done('archive'),
@@ -47,17 +53,41 @@ export class Deliveries implements Holder {
       }),
       delete: new Acknowledgements({ send: done('delete'), hurry }),
     };
-    this.#releases = new Acknowledgements({ send: (releases) => this.releaseMany(releases), hurry });
+    this.#releases = new Acknowledgements({
+      send: (releases, onSending) => this.#release(releases, onSending),
+      hurry,
+    });
   }
 
-  /** Claims up to `limit` messages that are due, in the order in which they became so. */
-  async claim<T>(limit: number, lockSeconds: number, hurry = this.options.hurry): Promise<Message<T>[]> {
+  /**
+   * Claims up to `limit` messages that are due, in the order in which they became so.
+   * @param onSending called when a statement is about to be sent: leases begin after that
+   */
+  async claim<T>(
+    limit: number,
+    lockSeconds: number,
+    hurry = this.options.hurry,
+    onSending: () => void = () => undefined,
+  ): Promise<Message<T>[]> {
     const floor = this.#floor.next();
-    const messages = await this.#claim<T>(limit, lockSeconds, floor, hurry);
+    const messages = await this.#claim<T>(limit, lockSeconds, floor, hurry, onSending);
     const missing = limit - messages.length;
     if (!floor || missing === 0) return messages;
-    // There may be more before the floor.
-    return [...messages, ...(await this.#claim<T>(missing, lockSeconds, undefined, hurry))];
+    // There may be more before the floor. What is in hand already stays in hand.
+    const more = await this.#claim<T>(missing, lockSeconds, undefined, hurry, onSending).catch(
+      (error: unknown) => {
+        if (messages.length === 0) throw error;
+        return [];
+      },
+    );
+    // With a lease of no time the same messages may have come again.
+    const again = new Set(more.map(({ id }) => id));
+    return [...more, ...messages.filter(({ id }) => !again.has(id))];
+  }
+
+  /** Average of the last claim's payloads, as they are stored. */
+  get messageBytes(): number {
+    return this.#messageBytes;
   }
 
   /** ms until the next message is due, 0 when one is; nothing when none is waiting. */
@@ -117,9 +147,20 @@ export class Deliveries implements Holder {
 
   /** In one statement of their own. */
   releaseMany(releases: readonly settle.Release[], client?: CallersClient): Promise<boolean[]> {
-    const work = (on: Parameters<typeof settle.releaseMessages>[0]) =>
-      settle.releaseMessages(on, this.options.worker, releases);
-    return client ? work(this.options.db.on(client)) : this.#answered('settling messages', work);
+    if (!client) return this.#release(releases);
+    return settle.releaseMessages(this.options.db.on(client), this.options.worker, releases);
+  }
+
+  async #release(
+    releases: readonly settle.Release[],
+    onSending: () => void = () => undefined,
+  ): Promise<boolean[]> {
+    const released = await this.#answered('settling messages', (on) => {
+      onSending();
+      return settle.releaseMessages(on, this.options.worker, releases);
+    });
+    if (releases.some(({ dead }, at) => released[at] && !dead)) this.options.onReturned();
+    return released;
   }
 
   /** What a failure makes of a message: by the retry policy, or among the dead letters. */
@@ -137,7 +178,7 @@ export class Deliveries implements Holder {
   }
 
   /** Never waits behind the work. */
-  renew(held: readonly settle.Delivery[], lockSeconds: number): Promise<boolean[]> {
+  renew(held: readonly settle.Delivery[], lockSeconds: number): Promise<settle.Renewal[]> {
     return settle.renewLeases(this.options.db.urgent, this.options.worker, held, lockSeconds);
   }
 
@@ -145,10 +186,10 @@ export class Deliveries implements Holder {
   async giveBack(messages: readonly settle.Delivery[]): Promise<void> {
     if (messages.length === 0) return;
     this.startOver();
-    const { db, worker } = this.options;
+    const { db, worker, onReturned } = this.options;
     await answeredWithin(db, 'giving messages back', { withinMs: LAST_ANSWER_MS }, (on) =>
       settle.giveBackMessages(on, worker, messages),
-    ).catch(() => undefined);
+    ).then(onReturned, () => undefined);
   }
 
   /** How many messages of the queue this consumer has not settled, expired ones too. */
@@ -173,23 +214,22 @@ export class Deliveries implements Holder {
     lockSeconds: number,
     floor: claims.Place | undefined,
     hurry: AbortSignal,
+    onSending: () => void,
   ): Promise<Message<T>[]> {
     const claiming = this.#answered(
       'claiming messages',
-      (on) =>
-        this.#claimOn<T>(on, {
-          ...this.options.claimable,
-          limit,
-          worker: this.options.worker,
-          lockSeconds,
-          floor,
-        }),
+      (on) => {
+        onSending();
+        const { claimable, worker } = this.options;
+        return this.#claimOn<T>(on, { ...claimable, limit, worker, lockSeconds, floor });
+      },
       hurry,
     );
     const claim = claiming.catch(() => undefined).finally(() => this.#claims.delete(claim));
     this.#claims.add(claim);
-    const { messages, last } = await claiming;
+    const { messages, last, bytes } = await claiming;
     if (!messages) throw this.options.fenced();
+    if (messages.length > 0) this.#messageBytes = bytes / messages.length;
     if (last && messages.length === limit) this.#floor.moveTo(last);
     else this.#floor.reset();
     return messages.map((message) => new Message(message, this));

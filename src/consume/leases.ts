@@ -1,5 +1,5 @@
 import { LeaseLostError } from '../errors/index.js';
-import type { Delivery } from '../sql/settle.js';
+import type { Delivery, Renewal } from '../sql/settle.js';
 
 /** Of a lease's time: it is renewed when less than that is left. */
 const RENEW_BELOW = 2 / 3;
@@ -19,8 +19,8 @@ export interface Lease {
 
 export interface LeasesOptions {
   lockSeconds: number;
-  /** Renews leases; answers for each whether it is still held. */
-  renew: (deliveries: readonly Delivery[], lockSeconds: number) => Promise<boolean[]>;
+  /** Renews leases; answers for each what became of it. */
+  renew: (deliveries: readonly Delivery[], lockSeconds: number) => Promise<Renewal[]>;
   onRenewError: (error: Error) => void;
 }
 
@@ -49,6 +49,14 @@ export class Leases {
     this.#leases.delete(lease);
   }
 
+  /**
+   * Makes leases last at least that long from now.
+   * @returns whether all of them are still held
+   */
+  async extend(leases: readonly Lease[], seconds: number): Promise<boolean> {
+    return this.#renewed(leases, seconds);
+  }
+
   /** Nothing is renewed any more. */
   end(): void {
     clearInterval(this.#timer);
@@ -68,20 +76,23 @@ export class Leases {
   }
 
   async #renew(leases: readonly Lease[]): Promise<void> {
-    const sentAtMs = performance.now();
     try {
-      const held = await this.options.renew(
-        leases.map(({ delivery }) => delivery),
-        this.options.lockSeconds,
-      );
-      leases.forEach((lease, at) => {
-        if (held[at]) lease.endsAtMs = Math.max(lease.endsAtMs, sentAtMs + this.#lockMs);
-        else this.#lose(lease);
-      });
+      await this.#renewed(leases, this.options.lockSeconds);
     } catch (error) {
       this.options.onRenewError(error as Error);
       this.#loseEnded(leases, error);
     }
+  }
+
+  async #renewed(leases: readonly Lease[], seconds: number): Promise<boolean> {
+    const untilMs = performance.now() + seconds * 1_000;
+    const deliveries = leases.map(({ delivery }) => delivery);
+    const renewals = await this.options.renew(deliveries, seconds);
+    leases.forEach((lease, at) => {
+      if (renewals[at] === 'renewed') lease.endsAtMs = Math.max(lease.endsAtMs, untilMs);
+      if (renewals[at] === 'lost') this.#lose(lease);
+    });
+    return !renewals.includes('lost');
   }
 
   #loseEnded(leases: readonly Lease[], cause?: unknown): void {

@@ -7,6 +7,11 @@ import type { RetryPolicy } from './retry-policy.js';
 /** Why messages that have failed too often are dead letters. */
 export const EXHAUSTED = 'exhausted';
 
+const MAX_REASON_LENGTH = 1_000;
+const MAX_ERROR_LENGTH = 8_000;
+/** A cause may be its own cause. */
+const MAX_CAUSES = 5;
+
 /** What has become of a message whose handler failed. */
 export interface Failure {
   message: Message;
@@ -33,7 +38,7 @@ export function afterFailure(
       id,
       readCount,
       delaySeconds: 0,
-      dead: { reason: storable(reason, 1_000), lastError: described(error) },
+      dead: { reason: storable(shown(reason), MAX_REASON_LENGTH), lastError: described(error) },
     };
   }
   return { id, readCount, delaySeconds: delayAfter(error, readCount, policy) };
@@ -44,11 +49,20 @@ function delayAfter(error: unknown, readCount: number, policy: RetryPolicy): num
   return policy(readCount, error);
 }
 
-/** An error as an operator needs it: with its stack, and that of its causes. */
-function described(error: unknown): string {
-  const { cause } = error instanceof Error ? error : { cause: undefined };
-  const own = error instanceof Error ? (error.stack ?? String(error)) : String(error);
-  return storable(cause === undefined ? own : `${own}\ncaused by: ${described(cause)}`, 8_000);
+/** An error as an operator needs it: with its stack, and that of its causes. Handlers throw anything. */
+function described(error: unknown, depth = 0): string {
+  if (!(error instanceof Error)) return shown(error);
+  const own = error.stack ?? shown(error);
+  if (error.cause === undefined || depth === MAX_CAUSES) return storable(own, MAX_ERROR_LENGTH);
+  return storable(`${own}\ncaused by: ${described(error.cause, depth + 1)}`, MAX_ERROR_LENGTH);
+}
+
+function shown(thrown: unknown): string {
+  try {
+    return storable(String(thrown), MAX_ERROR_LENGTH);
+  } catch {
+    return 'something that cannot be shown as text';
+  }
 }
 
 /** PostgreSQL stores no NUL. */

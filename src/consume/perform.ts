@@ -1,6 +1,9 @@
-import type { CallersClient, Db } from '../db.js';
+import { backoffMs, sleep } from '../backoff.js';
+import type { CallersClient, Db, Session } from '../db.js';
 import { withDeadline } from '../deferred.js';
-import { InvalidOptionError, LeaseLostError, PermissionDeniedError } from '../errors/index.js';
+import { isAnswer } from '../errors/answer.js';
+import { InvalidOptionError, LeaseLostError, PermissionDeniedError, SluiceError } from '../errors/index.js';
+import type { Message } from '../message.js';
 import type { SettledBy } from '../sql/settle.js';
 import type { Deliveries } from './deliveries.js';
 import type { BatchHandler, Handler, TransactionalContext } from './run-options.js';
@@ -9,23 +12,31 @@ import type { Work } from './work.js';
 /** What a handler made of its messages, in their order: an error for each that failed. */
 export type Errors = readonly unknown[];
 
-/** Calls the handler; rejects where all its messages failed. */
-export type Perform = (work: Work) => Promise<Errors>;
+/** Calls the handler; fails where all its messages failed. */
+export type Perform = (work: Work) => Promise<Errors> | Errors;
 
 /** Longest wait for the server's answers at the end of a transaction, in ms. */
 const ANSWER_MS = 30_000;
+const RETRY = { baseMs: 50, maxMs: 2_000 };
 
 /** One call of a handler. */
-export type Call = (work: Work, context: TransactionalContext) => Promise<Errors>;
+export type Call = (work: Work, context: TransactionalContext) => Promise<Errors> | Errors;
 
 const DONE: Errors = [undefined];
 
 /** Of one message each. The context's client is there only for who asked for a transaction. */
 export function single(handler: Handler<never, TransactionalContext>): Call {
-  return async ({ held }, context) => {
-    for (const { message } of held) await handler(message as never, context);
-    return DONE;
+  return ({ held: [only] }, context) => {
+    const answer = handler(only?.message as never, context);
+    // A handler that is done at once is not waited for.
+    return isThenable(answer) ? answer.then(done) : DONE;
   };
+}
+
+const done = () => DONE;
+
+function isThenable(answer: unknown): answer is Promise<unknown> {
+  return typeof (answer as { then?: unknown } | null | undefined)?.then === 'function';
 }
 
 export function batch(handler: BatchHandler<never, TransactionalContext>): Call {
@@ -53,22 +64,12 @@ export function plainly(call: Call): Perform {
  */
 export function inTransaction(call: Call, db: Db, deliveries: Deliveries, by: SettledBy): Perform {
   return async (work) => {
-    const session = await db.session(work.signal);
-    work.onAbandon = () => session.discard();
+    const session = await begun(db, work);
     try {
-      await withDeadline(
-        'beginning a transaction',
-        ANSWER_MS,
-        session.script('begin isolation level read committed'),
-      );
       const errors = await call(work, contextOf(work, session.lent));
-      const done = work.messages.filter((_, at) => errors[at] === undefined);
-      const ending = deliveries.doneMany(by, done, session.lent).then(async (held) => {
-        const lost = held.indexOf(false);
-        if (lost >= 0) throw new LeaseLostError(done[lost]?.id ?? '');
-        await session.commit();
-      }, refused);
-      await withDeadline('committing', ANSWER_MS, ending);
+      const done = work.messages.filter(({ settledAs }, at) => errors[at] === undefined && !settledAs);
+      await withDeadline('settling in a transaction', ANSWER_MS, settled(deliveries, by, done, session.lent));
+      await withDeadline('committing', ANSWER_MS, session.commit()).catch(doubted);
       session.release();
       return errors;
     } catch (error) {
@@ -76,6 +77,47 @@ export function inTransaction(call: Call, db: Db, deliveries: Deliveries, by: Se
       throw error;
     }
   };
+}
+
+/** A session in a transaction. Waiting for one is no failure of the message, as long as its lease is renewed. */
+async function begun(db: Db, work: Work): Promise<Session> {
+  for (let failures = 1; ; failures++) {
+    try {
+      const session = await db.session(work.signal);
+      work.onAbandon = () => session.discard();
+      const beginning = session.script('begin isolation level read committed');
+      await withDeadline('beginning a transaction', ANSWER_MS, beginning).catch((error: unknown) => {
+        session.discard();
+        throw error;
+      });
+      return session;
+    } catch (error) {
+      if (!(error instanceof SluiceError && error.transient) || work.reason) throw error;
+      await sleep(backoffMs(failures, RETRY), work.signal);
+    }
+  }
+}
+
+async function settled(
+  deliveries: Deliveries,
+  by: SettledBy,
+  done: readonly Message[],
+  client: CallersClient,
+): Promise<void> {
+  const held = await deliveries.doneMany(by, done, client).catch(refused);
+  const lost = held.indexOf(false);
+  if (lost >= 0) throw new LeaseLostError(done[lost]?.id ?? '');
+}
+
+/** No answer to COMMIT: what is not held any more when somebody looks was committed. */
+export class CommitInDoubt extends Error {
+  constructor(override readonly cause: unknown) {
+    super('no answer to COMMIT');
+  }
+}
+
+function doubted(error: unknown): never {
+  throw isAnswer(error) ? error : new CommitInDoubt(error);
 }
 
 /** The role may not settle messages: that is no failure of the handler's. */

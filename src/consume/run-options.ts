@@ -9,7 +9,7 @@ export interface RunOptions {
   /**
    * Messages claimed ahead of the handlers, whose leases are renewed while they wait. More of them keep short handlers
    * busy; fewer leave more to other consumers. @default what the handlers get done in a tenth of a second, at least as
-   * many as are handled at once, at most 4000
+   * many as are handled at once, at most 6000 or 16 MiB of them
    */
   prefetch?: number;
   /**
@@ -46,7 +46,7 @@ export interface HandlerContext {
    * for work after which this process may not come back in time.
    * @returns whether they were all still held
    */
-  extend(seconds: number): Promise<boolean>;
+  readonly extend: (seconds: number) => Promise<boolean>;
 }
 
 export interface TransactionalContext extends HandlerContext {
@@ -102,10 +102,7 @@ export function checkRunOptions(
     concurrency,
     batchSize,
     atOnce: concurrency * batchSize,
-    prefetch:
-      options.prefetch === undefined
-        ? undefined
-        : check.integer('prefetch', options.prefetch, { min: 0, max: 100_000 }),
+    prefetch: options.prefetch === undefined ? undefined : wholeBatches(options.prefetch, batchSize),
     lockSeconds: check.number('lockSeconds', options.lockSeconds ?? defaults.lockSeconds, {
       min: 0.1,
       max: 2_592_000,
@@ -113,6 +110,12 @@ export function checkRunOptions(
     onSuccess: check.oneOf('onSuccess', options.onSuccess ?? 'archive', ['archive', 'delete']),
     transactional: check.boolean('transactional', options.transactional ?? false),
     shutdownSeconds: check.number('shutdownSeconds', options.shutdownSeconds ?? 30, { min: 0, max: 86_400 }),
-    signal: options.signal,
+    signal: options.signal && check.signal('signal', options.signal),
   };
+}
+
+/** Or every other batch would not be full. */
+function wholeBatches(prefetch: number, batchSize: number): number {
+  check.integer('prefetch', prefetch, { min: 0, max: 100_000 });
+  return Math.ceil(prefetch / batchSize) * batchSize;
 }

@@ -1,20 +1,13 @@
 import pLimit from 'p-limit';
 import { ClaimLoop } from '../../streams/claim-loop.js';
 import type { MessageSource } from '../../streams/message-stream.js';
+import * as check from '../check.js';
 import { type Deferred, deferred, settledWithin } from '../deferred.js';
-import {
-  LeaseLostError,
-  RetryAfter,
-  ShutdownError,
-  SluiceError,
-  WorkerFencedError,
-} from '../errors/index.js';
-import type { Message } from '../message.js';
+import { LeaseLostError, ShutdownError, TimeoutError, WorkerFencedError } from '../errors/index.js';
 import { onAbort } from '../on-abort.js';
-import type { Release } from '../sql/settle.js';
-import type { Asker } from './acknowledgements.js';
 import { Leases } from './leases.js';
-import { type Errors, type Perform, SettlementRefused } from './perform.js';
+import { Outcomes } from './outcomes.js';
+import { CommitInDoubt, type Errors, type Perform, SettlementRefused } from './perform.js';
 import type { CheckedRunOptions, RunSummary } from './run-options.js';
 import type { RunsOptions } from './runs.js';
 import { Held, Work } from './work.js';
@@ -25,7 +18,9 @@ export interface RunParts extends RunsOptions {
 
 /** Messages are claimed ahead for so long. */
 const AHEAD_MS = 100;
-const MAX_AHEAD = 4_000;
+const MAX_AHEAD = 6_000;
+/** As the server stores them; in memory they are a multiple of that. */
+const MAX_AHEAD_BYTES = 16 * 1_024 * 1_024;
 /** Handlers over whose times the average is. */
 const AVERAGED = 20;
 /** For handlers that wait for nothing. */
@@ -43,7 +38,7 @@ const LAST_WORDS_MS = 5_000;
  * signals abort, and the messages of those that still do not end go back too: what these do later counts for nothing.
  */
 export class Run {
-  readonly summary: RunSummary = { done: 0, retried: 0, dead: 0, lost: 0, released: 0 };
+  readonly #outcomes: Outcomes;
   readonly #leases: Leases;
   readonly #source: MessageSource<Held>;
   readonly #claims: ClaimLoop<Held>;
@@ -56,10 +51,6 @@ export class Run {
   readonly #works = new Set<Work>();
   /** Messages that are being handled. */
   #running = 0;
-  /** Messages whose outcome the server has not been told yet. */
-  #settling = 0;
-  /** Settled when there is none any more. */
-  #settled: Deferred<void> | undefined;
   /** How long a handler takes, on average of the last ones. */
   #handlerMs = AHEAD_MS;
   /** When handlers last let others have their turn. */
@@ -82,6 +73,13 @@ export class Run {
       lockSeconds,
       renew: (held, seconds) => deliveries.renew(held, seconds),
       onRenewError: parts.onRenewError,
+    });
+    this.#outcomes = new Outcomes({
+      ...parts,
+      onSuccess: options.onSuccess,
+      leases: this.#leases,
+      onSettled: () => this.#claims.poke(),
+      onRefused: (error) => void this.#end(error),
     });
     this.#source = parts.sourceOf(
       (limit, hurry) => this.#claim(limit, hurry),
@@ -116,20 +114,25 @@ export class Run {
   get #prefetch(): number {
     const { prefetch, atOnce, batchSize } = this.options;
     if (prefetch !== undefined) return prefetch;
-    const batches = Math.min((atOnce * AHEAD_MS) / this.#handlerMs, MAX_AHEAD) / batchSize;
+    const soon = (atOnce * AHEAD_MS) / this.#handlerMs;
+    const batches =
+      Math.min(soon, MAX_AHEAD, MAX_AHEAD_BYTES / this.parts.deliveries.messageBytes) / batchSize;
     return Math.max(atOnce, Math.round(batches) * batchSize);
   }
 
   /** Settlements that the server keeps waiting: beyond a measure they take up room. */
   get #backlog(): number {
-    return Math.max(0, this.#settling - 4 * (this.options.atOnce + this.#prefetch));
+    return Math.max(0, this.#outcomes.open - 4 * (this.options.atOnce + this.#prefetch));
   }
 
   async #claim(limit: number, hurry: AbortSignal): Promise<Held[]> {
-    const sinceMs = performance.now();
-    const messages = await this.parts.deliveries.claim(limit, this.options.lockSeconds, hurry);
+    const { lockSeconds } = this.options;
+    let sinceMs: number | undefined;
+    const sending = () => (sinceMs ??= performance.now());
+    const messages = await this.parts.deliveries.claim(limit, lockSeconds, hurry, sending);
+    const untilMs = (sinceMs ?? performance.now()) + lockSeconds * 1_000;
     return messages.map((message) => {
-      const held = new Held(message, sinceMs + this.options.lockSeconds * 1_000);
+      const held = new Held(message, untilMs);
       this.#leases.add(held);
       return held;
     });
@@ -146,9 +149,21 @@ export class Run {
   /** One message, or batch, after the other, for as long as there are some. Never rejects. */
   async #workOn(): Promise<void> {
     for (let held; (held = this.#take()).length > 0;) {
-      await this.#work(new Work(held, (all, seconds) => this.#extend(all, seconds)));
+      const work = new Work(held, this.#extend);
+      const began = performance.now();
+      this.#begin(work);
+      try {
+        const errors = this.parts.perform(work);
+        this.#settle(work, Array.isArray(errors) ? (errors as Errors) : await errors);
+      } catch (error) {
+        // No handler's fault: it would be the same with every message.
+        if (error instanceof SettlementRefused) void this.#end(error.cause);
+        this.#settle(work, Array<unknown>(held.length).fill(error ?? new Error('the handler threw nothing')));
+      }
+      const now = performance.now();
+      this.#finish(work, now - began);
       // Handlers that wait for nothing would starve heartbeats and renewals.
-      if (performance.now() - this.#turnAtMs > LONGEST_TURN_MS) {
+      if (now - this.#turnAtMs > LONGEST_TURN_MS) {
         await new Promise((resolve) => setImmediate(resolve));
         this.#turnAtMs = performance.now();
       }
@@ -157,22 +172,16 @@ export class Run {
     this.#claims.poke();
   }
 
-  async #work(work: Work): Promise<void> {
-    const { length } = work.held;
+  #begin(work: Work): void {
     this.#works.add(work);
-    this.#running += length;
+    this.#running += work.held.length;
     this.#claims.poke();
-    const began = performance.now();
-    try {
-      this.#settle(work, await this.parts.perform(work));
-    } catch (error) {
-      // No handler's fault: it would be the same with every message.
-      if (error instanceof SettlementRefused) void this.#end(error.cause);
-      this.#settle(work, Array<unknown>(length).fill(error ?? new Error('the handler threw nothing')));
-    }
-    this.#handlerMs += (performance.now() - began - this.#handlerMs) / AVERAGED;
+  }
+
+  #finish(work: Work, tookMs: number): void {
+    this.#handlerMs += (tookMs - this.#handlerMs) / AVERAGED;
     this.#works.delete(work);
-    this.#running -= length;
+    this.#running -= work.held.length;
     if (this.#works.size === 0) this.#quiet?.resolve();
   }
 
@@ -188,93 +197,26 @@ export class Run {
     return taken;
   }
 
-  async #extend(held: readonly Held[], seconds: number): Promise<boolean> {
-    const untilMs = performance.now() + seconds * 1_000;
-    const deliveries = held.map(({ message }) => message);
-    const answers = await this.parts.deliveries.renew(deliveries, seconds);
-    for (const one of held) one.endsAtMs = Math.max(one.endsAtMs, untilMs);
-    return answers.every(Boolean);
-  }
+  readonly #extend = async (held: readonly Held[], seconds: number): Promise<boolean> => {
+    return this.#leases.extend(held, check.leaseSeconds('seconds', seconds));
+  };
 
   #settle(work: Work, errors: Errors): void {
     if (work.abandoned) return;
     work.held.forEach((held, at) => {
       const error = errors[at];
+      const { settledAs } = held.message;
       held.work = undefined;
-      if (error === undefined) this.#done(held);
+      // By the handler itself; in a transaction that failed it was not.
+      if (settledAs && !(this.options.transactional && error)) this.#outcomes.are(held, settledAs);
+      // A transaction has settled it already.
+      else if (error === undefined && this.options.transactional) this.#outcomes.are(held, 'done');
+      else if (error === undefined) this.#outcomes.done(held);
+      else if (error instanceof CommitInDoubt) this.#outcomes.failed(held, error.cause, 'done');
       // It was made to stop, or its transaction could not commit for another's sake: no failure of this message.
-      else if (work.reason || isNoFailure(error)) this.#release(held);
-      else this.#fail(held, error);
+      else if (work.reason || isNoFailure(error)) this.#outcomes.released(held);
+      else this.#outcomes.failed(held, error);
     });
-  }
-
-  #done(held: Held): void {
-    const { onSuccess, transactional } = this.options;
-    // A transaction has settled it already.
-    if (transactional) this.#finish(held, 'done');
-    else this.#ask(held, 'done', (asker) => this.parts.deliveries.settle(onSuccess, held.message, asker));
-  }
-
-  #release(held: Held): void {
-    const { id, readCount } = held.message;
-    this.#ask(held, 'released', (asker) =>
-      this.parts.deliveries.letGo({ id, readCount, delaySeconds: 0 }, asker),
-    );
-  }
-
-  #fail(held: Held, error: unknown): void {
-    const { deliveries, onFailed } = this.parts;
-    const { message } = held;
-    const release = this.#afterFailure(message, error);
-    const retrySeconds = release.dead ? undefined : release.delaySeconds;
-    this.#ask(
-      held,
-      release.dead ? 'dead' : 'retried',
-      (asker) => deliveries.letGo(release, asker),
-      () => onFailed({ message, error, retrySeconds, deadReason: release.dead?.reason }),
-    );
-  }
-
-  /** A policy of the caller's that throws, or answers nonsense, is an error like the handler's own. */
-  #afterFailure(message: Message, error: unknown): Release {
-    const { deliveries } = this.parts;
-    try {
-      return deliveries.afterFailure(message, error);
-    } catch (wrong) {
-      return deliveries.afterFailure(message, new RetryAfter(1, { cause: wrong }));
-    }
-  }
-
-  /** Tells the server what a message became: until it answers, or the run is over; then the lease ends by itself. */
-  #ask(held: Held, became: keyof RunSummary, ask: (asker: Asker) => void, then?: () => void): void {
-    this.#settling++;
-    const over = () => {
-      if (--this.#settling === 0) this.#settled?.resolve();
-    };
-    const asker: Asker = {
-      answered: (still) => {
-        this.#finish(held, still ? became : 'lost');
-        over();
-        if (still) then?.();
-        this.#claims.poke();
-      },
-      failed: (error) => {
-        if (error instanceof SluiceError && error.transient && !this.#ending) {
-          ask(asker);
-          return;
-        }
-        this.#leases.remove(held);
-        over();
-        void this.#end(error);
-      },
-    };
-    ask(asker);
-  }
-
-  #finish(held: Held, became: keyof RunSummary): void {
-    this.#leases.remove(held);
-    this.summary[became]++;
-    if (became === 'lost') this.parts.onLost(held.message, held.lost);
   }
 
   async #giveBack(held: readonly Held[]): Promise<void> {
@@ -307,14 +249,12 @@ export class Run {
 
     await back;
     const left = Math.max(LAST_WORDS_MS, deadline - performance.now());
-    if (this.#settling > 0) {
-      this.#settled = deferred();
-      await settledWithin(left, this.#settled.promise);
-    }
+    if (!(await this.#outcomes.end(left)))
+      this.#error ??= new TimeoutError('settling the last messages', left);
     this.#leases.end();
     this.#source.close();
     if (this.#error) this.#ended.reject(this.#error);
-    else this.#ended.resolve(this.summary);
+    else this.#ended.resolve(this.#outcomes.summary);
   }
 
   /** Resolves when no handler is at work, or after that time. */
@@ -327,7 +267,7 @@ export class Run {
   #abandon(): void {
     for (const work of this.#works) {
       work.abandon();
-      for (const held of work.held) this.#release(held);
+      for (const held of work.held) this.#outcomes.released(held);
     }
   }
 }

@@ -59,8 +59,9 @@ export class Work implements HandlerContext {
     return this.#controller.signal;
   }
 
-  extend(seconds: number): Promise<boolean> {
-    return this.extendLeases(this.held, seconds);
+  /** A function of its own, since handlers take their context apart. */
+  get extend(): (seconds: number) => Promise<boolean> {
+    return (seconds) => this.extendLeases(this.held, seconds);
   }
 
   abort(reason: Error): void {

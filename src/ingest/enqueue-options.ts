@@ -43,7 +43,7 @@ export type Enqueued<Out, Options> = Options extends { dedupeKey: string | ((...
 export function checkEnqueueOptions(options: EnqueueOptions | BatchEnqueueOptions<never>) {
   const { delaySeconds = 0, client, signal, dedupeKey, dedupeWindowSeconds } = options;
   if (client !== undefined) check.kind('client', client, 'a client of pg', isClient);
-  if (signal !== undefined) check.kind('signal', signal, 'an AbortSignal', isSignal);
+  if (signal !== undefined) check.signal('signal', signal);
   const windowSeconds = checkWindow(dedupeWindowSeconds);
   return { delaySeconds: checkDelay(delaySeconds), onceOf: onceOf(dedupeKey, windowSeconds) };
 }
@@ -60,10 +60,6 @@ function onceOf(dedupeKey: unknown, windowSeconds: number) {
 
 function isClient(value: unknown): value is CallersClient {
   return typeof value === 'object' && value !== null && 'query' in value && typeof value.query === 'function';
-}
-
-function isSignal(value: unknown): value is AbortSignal {
-  return value instanceof AbortSignal;
 }
 
 export function checkDue(value: unknown): Due {

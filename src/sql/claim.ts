@@ -64,7 +64,8 @@ const claim = (by?: SettledBy) =>
   select r.id::text as id, r.payload, r.read_ct as "readCount", r.worker::text as worker,
     ${seconds('r.enqueued_at')} as "enqueuedAt", ${seconds('r.dequeued_at')} as "dequeuedAt", r.settled
   from (
-    select place.id, null::jsonb as payload, null::int4 as read_ct, (select id from me) as worker,
+    select place.id, null::jsonb as payload,
+      (select least(sum(pg_column_size(payload)), 2147483647)::int4 from claimed) as read_ct, (select id from me) as worker,
       place.vt as enqueued_at, now() + $7 * interval '1 second' as dequeued_at,
       ${by ? `(${unlessAll('settled', NAMES.ids)})` : 'null::text[]'} as settled, null::timestamptz as vt
     from (select 1) one left join (select id, vt from picked order by vt desc, id desc limit 1) place on true
@@ -113,6 +114,8 @@ export interface Claim extends Claimable {
 export interface Claimed<T> {
   /** In the order of their being due. Nothing: the worker is fenced. */
   messages: StoredMessage<T>[] | undefined;
+  /** Of the payloads together, as they are stored. */
+  bytes: number;
   /** Where the last one was in the order. */
   last: Place | undefined;
   /** For each that was to be settled, in input order, whether the worker held it. */
@@ -137,6 +140,8 @@ interface HeadRow {
   enqueuedAt: number | null;
   /** When the leases end. */
   dequeuedAt: number;
+  /** Bytes of the payloads as they are stored. */
+  readCount: number | null;
   settled: string[] | null;
 }
 
@@ -166,7 +171,11 @@ export async function claimMessages<T>(on: Queryable | Session, claim: Claim): P
             consumerWorkerId: worker.id,
             archivedAt: null,
           })),
-    last: head.id === null ? undefined : { dueMicros: Math.round((head.enqueuedAt ?? 0) * 1e6), id: head.id },
+    bytes: head.readCount ?? 0,
+    last:
+      head.id === null || !Number.isFinite(head.enqueuedAt)
+        ? undefined
+        : { dueMicros: Math.round((head.enqueuedAt ?? 0) * 1e6), id: head.id },
     settled: settlement ? areIn(head.settled, settlement.held) : [],
   };
 }

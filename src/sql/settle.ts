@@ -117,8 +117,8 @@ const RENEW = statement(
     for no key update of m skip locked),
   renewed as (
     update ${s}.pgqrs_messages m set vt = greatest(m.vt, now() + $5 * interval '1 second')
-    where m.ctid = any (array(select at from free)))
-  ${report('mine')}`,
+    where m.ctid = any (array(select at from free)) ${RETURNING})
+  select (${unlessAll('mine', NAMES.ids)}) as changed, (${unlessAll('renewed', NAMES.ids)}) as renewed`,
 );
 
 /** Whether the worker has archived a message as that delivery. */
@@ -192,14 +192,23 @@ export function extendMessages(
   return change(EXTEND, on, worker, held, seconds);
 }
 
-/** The leases last at least that long from now. */
-export function renewLeases(
-  on: Queryable | Session,
+/** What became of a lease: it lasts that long from now; it is as it was, since somebody is settling it; or it is over. */
+export type Renewal = 'renewed' | 'held' | 'lost';
+
+/** @returns for each delivery, in input order */
+export async function renewLeases(
+  on: Queryable,
   worker: Incarnation,
-  held: readonly Delivery[],
+  deliveries: readonly Delivery[],
   lockSeconds: number,
-): Answers {
-  return change(RENEW, on, worker, held, lockSeconds);
+): Promise<Renewal[]> {
+  const [row] = await on.query<{ changed: string[] | null; renewed: string[] | null }>(RENEW(on.schema), [
+    ...namesOf(deliveries),
+    ...[worker.id, worker.incarnation, lockSeconds],
+  ]);
+  const held = areIn(row?.changed ?? null, deliveries);
+  const renewed = areIn(row?.renewed ?? null, deliveries);
+  return deliveries.map((_, at) => (renewed[at] ? 'renewed' : held[at] ? 'held' : 'lost'));
 }
 
 export function releaseMessages(
