@@ -118,7 +118,7 @@ test('a prepared statement that is there already, under the same name, is no obs
   before(/sluice:enqueue/, async (client) => {
     // As another client of a pooler would have left it on this server connection.
     taken = await preparedName(s);
-    await client.query(`prepare ${taken} as select 1`);
+    await client.query(`prepare "${taken}" as select 1`);
   });
   await producer.enqueue({ n: 0 });
   expect(taken).not.toBe('');
