@@ -5,7 +5,7 @@ import { orders } from '../harness/orders.js';
 import { type Contender, countBy, type Peer } from './peer.js';
 
 /** What `run` gets for handlers that take no time. */
-const RUN = { concurrency: 100, prefetch: 4_000 };
+const RUN = { concurrency: 100 };
 const BATCH = 2_000;
 const LOOPS = 2;
 
