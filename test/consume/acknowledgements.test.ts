@@ -105,7 +105,7 @@ test('an acknowledgement does not wait for a claim that is under way', async () 
   const gate = deferred();
   held.answered('claim_messages', () => gate.promise);
   const claiming = held.consumer.dequeueMany(5);
-  await eventually('the claim', () => held.count('claim_messages') === 2);
+  await eventually('the claim', () => held.count('claim_messages') >= 2);
   const answers = Promise.all(held.messages.map((message) => message.archive()));
   expect(await within(5_000, 'the answers', answers)).toEqual([true, true, true]);
   gate.resolve();

@@ -192,11 +192,11 @@ test('nothing of a run that has ended is left: no wake, no statement, no listene
   const { sluice, count } = await spied(s);
   const consumer = await sluice.consumer('work', PATIENT);
   const first = running(consumer, () => expect.unreachable());
-  await eventually('a look', () => count('next_due') === 1);
+  await eventually('a look', () => count('next_due') > 0);
   await first.stop();
   const claims = count('claim_messages');
   const second = running(consumer, () => undefined);
-  await eventually('the second', () => count('claim_messages') === claims + 1);
+  await eventually('the second', () => count('claim_messages') > claims);
   await enqueue(s, 5);
   await eventually('its messages', async () => (await open(s)) === 0);
   expect(await second.stop()).toEqual(summary({ done: 5 }));

@@ -158,7 +158,7 @@ test('a call that is ambiguous by its abort is not sent again when its statement
   abort();
   expect(await failureOf(aborted)).toMatchObject(AMBIGUOUS);
   await s.pool.query('select pg_cancel_backend($1)', [pid]);
-  await eventually('the retry', () => count('enqueue') === 2);
+  await eventually('the retry', () => count('enqueue') >= 2);
   await letGo();
   await other;
   expect(await order(s)).toEqual([1]);

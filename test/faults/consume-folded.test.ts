@@ -24,7 +24,7 @@ test.each(['archive', 'delete'] as const)(
     const claimed = deferred();
     answered(`${by}_messages`, () => claimed.promise);
     const settled = [first[by]()];
-    await eventually('the first one', () => count(`${by}_messages`) === 1);
+    await eventually('the first one', () => count(`${by}_messages`) > 0);
     settled.push(...others.map((message) => message[by]()));
     const next = await consumer.dequeueMany<{ n: number }>(3);
     claimed.resolve();

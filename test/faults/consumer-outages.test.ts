@@ -115,7 +115,7 @@ test('a stream outlives its server', async () => {
   expect(events.filter((event) => event === 'deaf')).toHaveLength(1);
   proxy.door = 'open';
   await eventually('all of them', () => times.size === 3);
-  await eventually('listening again', () => events.filter((event) => event === 'listening').length === 2);
+  await eventually('listening again', () => events.filter((event) => event === 'listening').length >= 2);
 });
 
 test('destroying a stream whose server is gone ends it without an error', async () => {

@@ -150,7 +150,7 @@ test('calls that wait for a lock through a restart of their statement keep their
   const [pid] = await blocked(s);
   calls.push(...numbers(5).map((n) => producer.enqueue({ n: 5 + n })));
   await s.pool.query('select pg_cancel_backend($1)', [pid]);
-  await eventually('the next try', async () => (await blocked(s)).length === 1);
+  await eventually('the next try', async () => (await blocked(s)).length > 0);
   await letGo();
   await Promise.all(calls);
   expect(await order(s)).toEqual(numbers(10));
