@@ -130,7 +130,7 @@ export class Db implements Queryable {
   async transaction<T>(work: (session: Session) => Promise<T>): Promise<T> {
     const session = await this.session();
     try {
-      await session.script('begin isolation level read committed');
+      await session.begin();
       const result = await work(session);
       await session.commit();
       session.release();

@@ -116,7 +116,7 @@ async function installOnline(db: Db): Promise<void> {
   const lock = await db.urgentSession();
   try {
     await holding(async () => {
-      await lock.script('begin isolation level read committed');
+      await lock.begin();
       if (await schemaSql.tryInstallLock(lock, db.schemaName)) {
         await lock.script(schemaSql.HOLD_ON);
         return true;
@@ -182,7 +182,7 @@ function differences(found: Catalogue): Difference[] {
 }
 
 async function shortTransaction(session: Session, steps: readonly string[]): Promise<void> {
-  await session.script(schemaSql.beginWithLockTimeout(LOCK_TIMEOUT_MS));
+  await session.begin(schemaSql.lockTimeout(LOCK_TIMEOUT_MS));
   try {
     for (const sql of steps) await session.query(sql);
     await session.commit();

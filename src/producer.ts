@@ -1,7 +1,6 @@
 // Long because every way into a queue is here, each with the words about it.
 import type { Writable } from 'node:stream';
 import { type IngestStats, ProducerStream } from '../streams/producer-stream.js';
-import { answeredWithin } from './answered-within.js';
 import * as check from './check.js';
 import { type CallersClient, Db, type Queryable } from './db.js';
 import { Doorbell } from './doorbell.js';
@@ -25,6 +24,7 @@ import { Rejects } from './ingest/rejects.js';
 import { StreamSink } from './ingest/stream-sink.js';
 import { checkWritableOptions, type WritableOptions } from './ingest/writable-options.js';
 import type { RateLimitStatus } from './limiter.js';
+import { onClient } from './on-client.js';
 import {
   checkProducerOptions,
   type ProducerCreateOptions,
@@ -348,7 +348,7 @@ export class Producer<In = unknown, Out = In> extends Worker {
     };
     const changed = client
       ? await change(this.db.on(client), target)
-      : await answeredWithin(this.db, what, { withinMs: ANSWER_MS }, (session) => change(session, target));
+      : await onClient(this.db, { what, ms: ANSWER_MS }, (session) => change(session, target));
     if (changed !== undefined) return changed;
     // Only the present knows: the snapshot of a transaction of the caller's may be older than this producer.
     if (client && (await this.#calls.isRegistered())) throw snapshotTooOld();

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import type pg from 'pg';
 import { copyIn } from './copy-in.js';
 import { driverError } from './driver-error.js';
+import { isAnswer } from './errors/answer.js';
 import { DatabaseError, NotPrimaryError } from './errors/index.js';
 import { HostsClient } from './hosts-client.js';
 
@@ -15,9 +16,12 @@ export interface Queryable {
 /** One client of the pool, held for a transaction or a COPY. */
 export class Session implements Queryable {
   #given = false;
-  readonly #rethrow = (error: unknown): never => {
-    throw errorOf(this.client, error);
-  };
+  /** Statements that are not answered. */
+  #asked = 0;
+  /** A transaction of ours may be open. */
+  #begun = false;
+  /** Not even a ROLLBACK is possible. */
+  #broken = false;
 
   constructor(
     private readonly client: pg.PoolClient,
@@ -32,7 +36,7 @@ export class Session implements Queryable {
   }
 
   query<Row>(text: string, values?: readonly unknown[]): Promise<Row[]> {
-    return run(this.client, text, values);
+    return this.#answered(run<Row>(this.client, text, values));
   }
 
   /**
@@ -42,7 +46,7 @@ export class Session implements Queryable {
   async prepared<Row>(text: string, values: readonly unknown[]): Promise<Row[]> {
     if (this.preparing.works) {
       try {
-        return await run<Row>(this.client, { name: preparedName(text), text }, values);
+        return await this.#answered(run<Row>(this.client, { name: preparedName(text), text }, values));
       } catch (error) {
         if (!(error instanceof DatabaseError && PREPARED_ELSEWHERE.has(error.sqlState))) throw error;
         this.preparing.works = false;
@@ -53,19 +57,24 @@ export class Session implements Queryable {
 
   /** Several statements in one message (simple protocol: no parameters). Resolves with each command's tag. */
   async script(text: string): Promise<string[]> {
-    const results = (await this.client.query(text).catch(this.#rethrow)) as pg.QueryResult | pg.QueryResult[];
-    return [results].flat().map((result) => result.command);
+    return (await this.#script(text)).map((result) => result.command);
   }
 
-  /** As `script`, for a script whose last statement returns one row: resolves with that row. */
-  async scriptRow<Row>(text: string): Promise<Row> {
-    const results = (await this.client.query(text).catch(this.#rethrow)) as pg.QueryResult | pg.QueryResult[];
-    return [results].flat().at(-1)?.rows[0] as Row;
+  /**
+   * Opens a READ COMMITTED transaction, and runs `first` in it in the same message.
+   * @returns the row of the last statement, if it returns one
+   */
+  async begin<Row>(first = ''): Promise<Row> {
+    this.#begun = true;
+    return (await this.#script(`begin isolation level read committed; ${first}`)).at(-1)?.rows[0] as Row;
   }
 
-  /** Sends `chunks` by COPY ... FROM STDIN and resolves with the number of rows. After a failure discard the session. */
+  /** Sends `chunks` by COPY ... FROM STDIN and resolves with the number of rows. After a failure leave the session. */
   copyIn(text: string, chunks: Iterable<Buffer>): Promise<number> {
-    return copyIn(this.client, text, chunks).catch(this.#rethrow);
+    return this.#answered(copyIn(this.client, text, chunks)).catch((error: unknown) => {
+      this.#broken = true;
+      throw errorOf(this.client, error);
+    });
   }
 
   /**
@@ -74,7 +83,19 @@ export class Session implements Queryable {
    */
   async commit(lastStatement = ''): Promise<void> {
     const tag = (await this.script(`${lastStatement}; commit`)).at(-1);
+    this.#begun = false;
     if (tag !== 'COMMIT') throw new DatabaseError(`COMMIT was answered with ${String(tag)}`, '40000');
+  }
+
+  /**
+   * Gives the client back after a failure: in order where that was the server's answer, or came when no statement was
+   * under way; else it is discarded. Never throws.
+   */
+  async leave(error: unknown): Promise<void> {
+    const lastWord = error instanceof DatabaseError && error.endsConnection;
+    if (this.#broken || this.#asked > 0 || !isAnswer(error) || lastWord) this.discard();
+    else if (this.#begun) await this.rollback();
+    else this.release();
   }
 
   /** Rolls back and releases; a session that cannot even do that is discarded. Never throws: it runs in catch blocks. */
@@ -98,6 +119,22 @@ export class Session implements Queryable {
   /** Cuts the socket, whatever it is doing, and removes the client from the pool. Pending statements reject. */
   discard(): void {
     this.#give(true);
+  }
+
+  async #script(text: string): Promise<pg.QueryResult[]> {
+    const results = await this.#answered(this.client.query(text)).catch((error: unknown) => {
+      throw errorOf(this.client, error);
+    });
+    return [results as pg.QueryResult | pg.QueryResult[]].flat();
+  }
+
+  async #answered<T>(statement: Promise<T>): Promise<T> {
+    this.#asked++;
+    try {
+      return await statement;
+    } finally {
+      this.#asked--;
+    }
   }
 
   #give(broken: boolean): void {

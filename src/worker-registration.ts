@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { hostname as localHostname } from 'node:os';
-import { answeredWithin } from './answered-within.js';
 import * as check from './check.js';
 import type { Db, Queryable } from './db.js';
 import { DatabaseError, QueueNotFoundError, WorkerAlreadyActiveError } from './errors/index.js';
+import { onClient } from './on-client.js';
 import * as sql from './sql/workers.js';
 import type { Queue } from './types.js';
 
@@ -57,12 +57,11 @@ export async function register(db: Db, queue: Queue, options: WorkerOptions): Pr
     { min: STALE_INTERVALS * intervalSeconds },
   );
   const name = workerName(options);
-  const limits = { withinMs: ANSWER_MS };
-  const self = await answeredWithin(db, 'registering the worker', limits, (session) =>
+  const self = await onClient(db, { what: 'registering the worker', ms: ANSWER_MS }, (session) =>
     claimName(session, name, queue, staleAfterSeconds),
   );
   // Housekeeping that any process may do: a role that only consumes need not be allowed to.
-  await answeredWithin(db, 'sweeping streams', limits, sql.sweepStreams).catch(() => undefined);
+  await onClient(db, { what: 'sweeping streams', ms: ANSWER_MS }, sql.sweepStreams).catch(() => undefined);
   return { name, self, intervalSeconds };
 }
 

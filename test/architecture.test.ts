@@ -20,7 +20,8 @@ const FLOORS: readonly (readonly string[])[] = [
   [
     'src/check',
     'src/driver-error',
-    'src/answered-within',
+    'src/on-client',
+    'src/retrying',
     'src/copy-in',
     'src/session',
     'src/db',

@@ -1,6 +1,6 @@
-import { answeredWithin } from '../answered-within.js';
 import type { CallersClient, Db, Session } from '../db.js';
 import { type Holder, Message } from '../message.js';
+import { onClient } from '../on-client.js';
 import * as claims from '../sql/claim.js';
 import * as settle from '../sql/settle.js';
 import type { Incarnation } from '../sql/workers.js';
@@ -187,7 +187,7 @@ export class Deliveries implements Holder {
     if (messages.length === 0) return;
     this.startOver();
     const { db, worker, onReturned } = this.options;
-    await answeredWithin(db, 'giving messages back', { withinMs: LAST_ANSWER_MS }, (on) =>
+    await onClient(db, { what: 'giving messages back', ms: LAST_ANSWER_MS }, (on) =>
       settle.giveBackMessages(on, worker, messages),
     ).then(onReturned, () => undefined);
   }
@@ -250,13 +250,8 @@ export class Deliveries implements Holder {
     }
   }
 
-  #answered<R>(what: string, work: (on: Session) => Promise<R>, hurry = this.options.hurry): Promise<R> {
-    return answeredWithin(
-      this.options.db,
-      what,
-      { withinMs: ANSWER_MS, hurry, hurriedMs: LAST_ANSWER_MS },
-      work,
-    );
+  #answered<R>(what: string, work: (on: Session) => Promise<R>, signal = this.options.hurry): Promise<R> {
+    return onClient(this.options.db, { what, ms: ANSWER_MS, signal, graceMs: LAST_ANSWER_MS }, work);
   }
 }
 

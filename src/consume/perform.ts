@@ -1,9 +1,9 @@
-import { backoffMs, sleep } from '../backoff.js';
 import type { CallersClient, Db, Session } from '../db.js';
 import { withDeadline } from '../deferred.js';
 import { isAnswer } from '../errors/answer.js';
-import { InvalidOptionError, LeaseLostError, PermissionDeniedError, SluiceError } from '../errors/index.js';
+import { InvalidOptionError, LeaseLostError, PermissionDeniedError } from '../errors/index.js';
 import type { Message } from '../message.js';
+import { isTransient, retrying } from '../retrying.js';
 import type { SettledBy } from '../sql/settle.js';
 import type { Deliveries } from './deliveries.js';
 import type { BatchHandler, Handler, TransactionalContext } from './run-options.js';
@@ -80,22 +80,17 @@ export function inTransaction(call: Call, db: Db, deliveries: Deliveries, by: Se
 }
 
 /** A session in a transaction. Waiting for one is no failure of the message, as long as its lease is renewed. */
-async function begun(db: Db, work: Work): Promise<Session> {
-  for (let failures = 1; ; failures++) {
-    try {
-      const session = await db.session(work.signal);
-      work.onAbandon = () => session.discard();
-      const beginning = session.script('begin isolation level read committed');
-      await withDeadline('beginning a transaction', ANSWER_MS, beginning).catch((error: unknown) => {
-        session.discard();
-        throw error;
-      });
-      return session;
-    } catch (error) {
-      if (!(error instanceof SluiceError && error.transient) || work.reason) throw error;
-      await sleep(backoffMs(failures, RETRY), work.signal);
-    }
-  }
+function begun(db: Db, work: Work): Promise<Session> {
+  const passes = (error: unknown) => isTransient(error) && !work.reason;
+  return retrying({ ...RETRY, signal: work.signal, passes }, async () => {
+    const session = await db.session(work.signal);
+    work.onAbandon = () => session.discard();
+    await withDeadline('beginning a transaction', ANSWER_MS, session.begin()).catch((error: unknown) => {
+      session.discard();
+      throw error;
+    });
+    return session;
+  });
 }
 
 async function settled(

@@ -31,14 +31,21 @@ export abstract class SluiceError extends Error {
 /** Something did not happen within its deadline. */
 export class TimeoutError extends SluiceError {
   readonly code = 'TIMEOUT';
+  readonly #what: string;
   constructor(
     what: string,
     readonly ms: number,
   ) {
-    super(`${what} took longer than ${ms} ms`);
+    super(`${what} took longer than ${Math.round(ms)} ms`);
+    this.#what = what;
   }
   override get transient() {
     return true;
+  }
+
+  /** The same of a longer time, of which this one was the end. @internal */
+  of(ms: number): TimeoutError {
+    return new TimeoutError(this.#what, ms);
   }
 }
 

@@ -1,8 +1,8 @@
 import type { BacklogEvent } from '../../streams/sink.js';
-import { answeredWithin } from '../answered-within.js';
 import { sleep } from '../backoff.js';
 import type { Db } from '../db.js';
-import { SluiceError } from '../errors/index.js';
+import { onClient } from '../on-client.js';
+import { isTransient } from '../retrying.js';
 import { countReady } from '../sql/backlog.js';
 import type { Id } from '../types.js';
 
@@ -54,15 +54,13 @@ export class Backlog {
 
   /** A count that fails is made again: until then the queue may be full. */
   async #count(signal: AbortSignal): Promise<number> {
-    const limits = { withinMs: ANSWER_MS, hurry: signal, hurriedMs: 0 };
+    const limits = { what: 'counting ready messages', ms: ANSWER_MS, signal };
     const atMost = this.max + 1;
     try {
-      return await answeredWithin(this.db, 'counting ready messages', limits, (on) =>
-        countReady(on, this.queueId, this.maxReadCount, atMost),
-      );
+      return await onClient(this.db, limits, (on) => countReady(on, this.queueId, this.maxReadCount, atMost));
     } catch (error) {
       signal.throwIfAborted();
-      if (error instanceof SluiceError && error.transient) return atMost;
+      if (isTransient(error)) return atMost;
       throw error;
     }
   }

@@ -1,14 +1,13 @@
-import { answeredWithin } from '../answered-within.js';
-import { backoffMs, sleep } from '../backoff.js';
 import type { CallersClient, Db, Queryable, Session } from '../db.js';
 import {
   AmbiguousEnqueueError,
   DatabaseError,
   InvalidOptionError,
   PayloadInvalidError,
-  SluiceError,
 } from '../errors/index.js';
 import { isAnswer } from '../errors/answer.js';
+import { onClient } from '../on-client.js';
+import { isTransient, retrying, type RetryOptions } from '../retrying.js';
 import * as sql from '../sql/enqueue.js';
 import { RAISED } from '../sql/statement.js';
 import { type Incarnation, selectWorker } from '../sql/workers.js';
@@ -17,7 +16,6 @@ import { Call, type OutgoingRow, type Outcome } from './call.js';
 import { Coalescer } from '../coalescer.js';
 import { findRefused, isFaultOfTheData } from './find-refused.js';
 import { jsonbArrayOf } from './jsonb-array.js';
-import type { RetryOptions } from './sequence.js';
 
 export interface EnqueueTarget {
   db: Db;
@@ -104,28 +102,19 @@ export class EnqueueSink {
 
   async #untilAnswered(calls: readonly Call[]): Promise<void> {
     const { retry, hurry } = this.target;
-    const deadline = performance.now() + CALL_MS;
-    for (let failures = 1; ; failures++) {
-      const wanted = calls.filter((call) => !call.settled);
-      if (wanted.length === 0) return;
-      try {
-        await this.#attempt(wanted, deadline - performance.now());
-        return;
-      } catch (error) {
-        const delayMs = backoffMs(failures, retry);
-        const again = canBeSentAgain(error, wanted) && failures <= retry.retries;
-        if (!again || hurry.aborted || performance.now() + delayMs >= deadline) throw error;
-        await sleep(delayMs);
-      }
-    }
+    const wanted = () => calls.filter((call) => !call.settled);
+    const passes = (error: unknown) => canBeSentAgain(error, wanted());
+    await retrying({ ...retry, withinMs: CALL_MS, hurry, passes }, async (ms) => {
+      if (wanted().length > 0) await this.#attempt(wanted(), ms);
+    });
   }
 
-  async #attempt(calls: readonly Call[], withinMs: number): Promise<void> {
+  async #attempt(calls: readonly Call[], ms: number): Promise<void> {
     let sent: Call[] = [];
     try {
       const { db, hurry } = this.target;
-      const limits = { withinMs, hurry, hurriedMs: Math.min(withinMs, HURRIED_MS) };
-      const rows = await answeredWithin(db, 'enqueueing', limits, async (session) => {
+      const limits = { what: 'enqueueing', ms, signal: hurry, graceMs: HURRIED_MS };
+      const rows = await onClient(db, limits, async (session) => {
         // Some may have been taken back while there was no client.
         sent = calls.filter((call) => !call.settled);
         for (const call of sent) call.sent = true;
@@ -185,7 +174,7 @@ function withoutRepeats(rows: readonly OutgoingRow[]): readonly OutgoingRow[] {
 
 /** Where no answer came at all, only what a key keeps from being in twice; the other calls learn it at once. */
 function canBeSentAgain(error: unknown, calls: readonly Call[]): boolean {
-  if (!(error instanceof AmbiguousEnqueueError)) return error instanceof SluiceError && error.transient;
+  if (!(error instanceof AmbiguousEnqueueError)) return isTransient(error);
   const once = calls.filter((call) => call.repeatable);
   for (const call of calls) if (!call.repeatable) call.fail(error);
   return once.length > 0;

@@ -1,6 +1,6 @@
-import { answeredWithin } from '../answered-within.js';
 import type { Db, Queryable, Session } from '../db.js';
 import { DatabaseError } from '../errors/index.js';
+import { onClient } from '../on-client.js';
 
 export interface Refused {
   /** Place of the row in its batch. */
@@ -27,22 +27,17 @@ export interface Search {
  * @returns nothing where it cannot be told: the server is away, or refuses none of them this time
  */
 export function findRefused(db: Db, count: number, insert: Insert, all: boolean): Promise<Refused[]> {
-  return answeredWithin(db, 'finding refused rows', { withinMs: WITHIN_MS }, async (session) => {
-    try {
-      return await lookThrough(session, count, { insert, all });
-    } catch (error) {
-      session.discard(); // nobody else may get it in the middle of a transaction
-      throw error;
-    }
-  }).catch(() => []);
+  return onClient(db, { what: 'finding refused rows', ms: WITHIN_MS }, (session) =>
+    lookThrough(session, count, { insert, all }),
+  ).catch(() => []);
 }
 
-/** As `findRefused`, on a session that is good for nothing else when it throws. */
+/** As `findRefused`, on a client that somebody has. */
 export async function lookThrough(session: Session, count: number, search: Search): Promise<Refused[]> {
   const refused: Refused[] = [];
   try {
     // Some constraints would wait for a commit that is not going to come.
-    await session.script('begin isolation level read committed; set constraints all immediate');
+    await session.begin('set constraints all immediate');
     await byHalves(session, count, search, refused);
     await session.script('rollback');
   } catch (error) {

@@ -12,6 +12,7 @@ import { takeKeys } from '../sql/dedupe.js';
 import { RAISED } from '../sql/statement.js';
 import { type LedgerRow, lockStream, selectStream } from '../sql/streams.js';
 import type { Incarnation } from '../sql/workers.js';
+import { type Cut, onClient } from '../on-client.js';
 import type { Queue } from '../types.js';
 import type { Batch } from './batch.js';
 import { translateGone } from './gone.js';
@@ -19,7 +20,6 @@ import { jsonbArrayOf } from './jsonb-array.js';
 import type { Rejects } from './rejects.js';
 import type { Rows } from './rows.js';
 import type { Turn } from './sequence.js';
-import { type Watch, watched } from './watch.js';
 
 export type FlushMethod = 'copy' | 'insert';
 
@@ -57,11 +57,9 @@ export async function flush(target: FlushTarget, batch: Batch, turn: Turn): Prom
   await report(target.rejects, batch, turn);
   const clock = stopwatch(batch.msByPhase);
   if (batch.transaction) await orAbort(endHalfDead(target.db, batch.transaction), turn.signal);
-  const deadline = { what: 'sending a batch', ms: target.batchTimeoutMs };
+  const limits = { what: 'sending a batch', ms: target.batchTimeoutMs, signal: turn.signal };
   try {
-    await watched(target.db, turn.signal, deadline, (session, watch) =>
-      attempt(target, batch, turn, session, watch, clock),
-    );
+    await onClient(target.db, limits, (session, cut) => attempt(target, batch, turn, session, cut, clock));
   } catch (error) {
     throw translateGone(error, target.queue.name, target.fenced);
   }
@@ -87,7 +85,7 @@ async function attempt(
   batch: Batch,
   turn: Turn,
   session: Session,
-  watch: Watch,
+  cut: Cut,
   clock: Stopwatch,
 ): Promise<void> {
   const { queue, worker, stream } = target;
@@ -111,10 +109,10 @@ async function attempt(
   await transferRejects(target, batch, session);
   clock('transfer');
 
-  await watch.idle(turn.toCommit());
+  await cut.idle(turn.toCommit());
   clock('turn');
 
-  watch.committing();
+  cut.committing();
   const { commitSent } = batch;
   batch.commitSent = true;
   try {

@@ -1,14 +1,13 @@
 import type { Db, Queryable } from '../db.js';
 import { PayloadInvalidError, SluiceError, TimeoutError } from '../errors/index.js';
+import { onClient } from '../on-client.js';
+import { retrying, type RetryOptions } from '../retrying.js';
 import * as sql from '../sql/batches.js';
 import type { Incarnation } from '../sql/workers.js';
 import type { Id } from '../types.js';
 import type { Batch } from './batch.js';
 import { lookThrough, type Refused } from './find-refused.js';
 import type { Reject } from './rejects.js';
-import { retrying } from './retrying.js';
-import type { RetryOptions } from './sequence.js';
-import { watched } from './watch.js';
 
 export interface IsolateTarget {
   db: Db;
@@ -19,7 +18,7 @@ export interface IsolateTarget {
   signal: AbortSignal;
 }
 
-const DEADLINE = { what: 'finding refused rows', ms: 30_000 };
+const WITHIN_MS = 30_000;
 /** What has been found by then is taken out, and the batch tried again: there may be thousands of them. */
 const ENOUGH_MS = 10_000;
 
@@ -63,8 +62,10 @@ function find(
     await sql.insertMessages(on, queueId, worker.id, part.payloadArray(), delays);
   };
   const search = { insert, all, enoughMs: ENOUGH_MS };
-  return retrying(retry, DEADLINE, signal, (ms) =>
-    watched(db, signal, { ...DEADLINE, ms }, (session) => lookThrough(session, rows.count, search)),
+  return retrying({ ...retry, withinMs: WITHIN_MS, signal }, (ms) =>
+    onClient(db, { what: 'finding refused rows', ms, signal }, (session) =>
+      lookThrough(session, rows.count, search),
+    ),
   ).catch((error: unknown) => {
     // Who cannot reach the server is told so; else what the server said of the batch tells more.
     const away = error instanceof SluiceError && error.transient && !(error instanceof TimeoutError);

@@ -1,5 +1,5 @@
-import { answeredWithin } from '../answered-within.js';
 import type { Db } from '../db.js';
+import { onClient } from '../on-client.js';
 import { purgeKeys } from '../sql/dedupe.js';
 
 const EVERY_MS = 60_000;
@@ -33,7 +33,7 @@ export class KeyPurge {
 
   async #purge(): Promise<void> {
     const chunk = () =>
-      answeredWithin(this.db, 'purging dedupe keys', { withinMs: ANSWER_MS }, (on) => purgeKeys(on, CHUNK));
+      onClient(this.db, { what: 'purging dedupe keys', ms: ANSWER_MS }, (on) => purgeKeys(on, CHUNK));
     while ((await chunk()) === CHUNK && !this.#ended);
   }
 }

@@ -1,6 +1,5 @@
-import { backoffMs, type BackoffOptions, sleep } from '../backoff.js';
 import { type Deferred, deferred, orAbort } from '../deferred.js';
-import { SluiceError } from '../errors/index.js';
+import { isTransient, retrying, type RetryOptions } from '../retrying.js';
 
 /** The two moments at which a batch must wait for the one before it. */
 export interface Turn {
@@ -14,11 +13,6 @@ export interface Turn {
   begun(): void;
   /** Resolves when the previous batch is known to be committed. */
   toCommit(): Promise<void>;
-}
-
-export interface RetryOptions extends BackoffOptions {
-  /** How often a batch that fails for a transient reason is sent again. */
-  retries: number;
 }
 
 export interface SequenceOptions<B> {
@@ -101,30 +95,39 @@ export class Sequence<B> {
   }
 
   async #untilCommitted(batch: B, slot: Slot): Promise<void> {
-    const { retry, signal: ended, onRetry, again } = this.options;
-    for (let failures = 0; ;) {
-      ended.throwIfAborted();
+    const { retry, signal, onRetry, again } = this.options;
+    // The error may be that of the batch before, which is not to be tried again here.
+    const passes = (error: unknown) => !signal.aborted && !this.#failed && isTransient(error);
+    const told = (attempt: number, error: unknown, delayMs: number) =>
+      onRetry(slot.seq, attempt, error as Error, delayMs);
+    for (;;) {
+      try {
+        await retrying({ ...retry, signal, passes, onRetry: told }, () =>
+          this.#unlessMadeToGoBack(batch, slot),
+        );
+        return;
+      } catch (error) {
+        signal.throwIfAborted();
+        if (this.#failed) throw error;
+        // Earlier batches first: what is committed in the end must not depend on which of them failed soonest.
+        await orAbort(slot.previous?.committed.promise ?? DONE, signal);
+        if (!(error instanceof GoBack) && !(await again(batch, error))) throw error;
+      }
+    }
+  }
+
+  /** One attempt; another one as often as an earlier batch makes it begin again, which is no failure of this one. */
+  async #unlessMadeToGoBack(batch: B, slot: Slot): Promise<void> {
+    const { signal } = this.options;
+    for (;;) {
+      signal.throwIfAborted();
       slot.attempt = new AbortController();
       try {
         await this.attempt(batch, this.#turn(slot, slot.attempt.signal));
         return;
       } catch (error) {
         this.#goBack(slot);
-        ended.throwIfAborted();
-        // The error may be that of the batch before, which is not to be tried again here.
-        if (this.#failed) throw error;
-        if (slot.attempt.signal.aborted) continue;
-        const givesUp = !(error instanceof SluiceError && error.transient) || failures === retry.retries;
-        if (error instanceof GoBack || givesUp) {
-          // Earlier batches first: what is committed in the end must not depend on which of them failed soonest.
-          await orAbort(slot.previous?.committed.promise ?? DONE, ended);
-          if (error instanceof GoBack || (await again(batch, error))) continue;
-          throw error;
-        }
-        failures++;
-        const delayMs = backoffMs(failures, retry);
-        onRetry(slot.seq, failures, error, delayMs);
-        await sleep(delayMs, ended);
+        if (signal.aborted || this.#failed || !slot.attempt.signal.aborted) throw error;
       }
     }
   }

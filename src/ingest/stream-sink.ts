@@ -11,6 +11,8 @@ import {
   StreamRegressedError,
   type WorkerFencedError,
 } from '../errors/index.js';
+import { onClient } from '../on-client.js';
+import { retrying, type RetryOptions } from '../retrying.js';
 import type { StreamKey, Transaction } from '../sql/batches.js';
 import * as sql from '../sql/streams.js';
 import type { Incarnation } from '../sql/workers.js';
@@ -25,10 +27,8 @@ import { isolate } from './isolate.js';
 import { OnRejectError, type Rejects } from './rejects.js';
 import type { KeyPurge } from './key-purge.js';
 import { ANONYMOUS, countOf, type ResumeOptions } from './resume.js';
-import { retrying } from './retrying.js';
 import { rowFormat, Rows } from './rows.js';
-import { type RetryOptions, Sequence } from './sequence.js';
-import { watched } from './watch.js';
+import { Sequence } from './sequence.js';
 
 export interface StreamSinkOptions<T> extends IntakeOptions<T> {
   db: Db;
@@ -151,7 +151,6 @@ export class StreamSink<T> implements Sink<T> {
 
   async #untilOpen(signal: AbortSignal): Promise<sql.StreamRun> {
     const { db, queue, worker, fenced, batchTimeoutMs, resume, retry, rejects } = this.#options;
-    const deadline = { what: 'opening the stream', ms: batchTimeoutMs };
     const open = async (session: Session, withinMs: number) => {
       const lockTimeoutMs = Math.ceil(Math.min(LOCK_TIMEOUT_MS, 0.9 * withinMs));
       // First, since to open a stream that is resumed is to fence who runs it.
@@ -161,8 +160,8 @@ export class StreamSink<T> implements Sink<T> {
       if (!run) throw new InvalidOptionError('resume.name', 'a stream of this queue', `one of another queue`);
       return run;
     };
-    return retrying(retry, deadline, signal, (ms) =>
-      watched(db, signal, { ...deadline, ms }, (session) => open(session, ms)),
+    return retrying({ ...retry, withinMs: batchTimeoutMs, signal }, (ms) =>
+      onClient(db, { what: 'opening the stream', ms, signal }, (session) => open(session, ms)),
     ).catch((error: unknown) => {
       if (!(error instanceof DatabaseError && error.sqlState === FOREIGN_KEY_VIOLATION)) throw error;
       throw error.constraint?.includes('worker') ? fenced() : new QueueNotFoundError(queue.name);

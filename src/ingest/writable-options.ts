@@ -1,11 +1,11 @@
 import type { BatchOptions } from '../../streams/producer-stream.js';
 import * as check from '../check.js';
+import type { RetryOptions } from '../retrying.js';
 import { checkWindow } from './dedupe-options.js';
 import { checkDelay } from './delay.js';
 import type { FlushMethod } from './flush.js';
 import type { MaxRejects, Reject } from './rejects.js';
 import { checkResume, type Resume } from './resume.js';
-import type { RetryOptions } from './sequence.js';
 
 export interface WritableOptions<T> extends Partial<BatchOptions> {
   /**

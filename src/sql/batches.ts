@@ -23,9 +23,8 @@ export async function beginBatch(
   idleTimeoutMs: number,
   lockTimeoutMs: number,
 ): Promise<Transaction> {
-  return session.scriptRow<Transaction>(
-    `begin isolation level read committed;
-     set local idle_in_transaction_session_timeout = ${idleTimeoutMs};
+  return session.begin<Transaction>(
+    `set local idle_in_transaction_session_timeout = ${idleTimeoutMs};
      set local lock_timeout = ${lockTimeoutMs};
      select ${session.schema}.sluice_pin(${literal(queueId)}, ${literal(worker.id)}, ${literal(worker.incarnation)}),
        pg_backend_pid() as pid, (extract(epoch from now()) * 1000000)::int8::text as "startedAtMicros"`,

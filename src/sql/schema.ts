@@ -36,10 +36,6 @@ export function lockTimeout(ms: number): string {
   return `set local lock_timeout = ${ms}`;
 }
 
-export function beginWithLockTimeout(ms: number): string {
-  return `begin isolation level read committed; ${lockTimeout(ms)}`;
-}
-
 /** An index built without blocking writers waits for all of them and takes its time: a role's time-outs would end it half-way. */
 export const SESSION_WITHOUT_TIMEOUTS = 'set statement_timeout = 0; set lock_timeout = 0';
 export const SESSION_AS_BEFORE = 'reset statement_timeout; reset lock_timeout';

@@ -1,5 +1,6 @@
 import type { Db, Session } from '../../src/db.js';
 import { type Deferred, deferred, orAbort, withDeadline } from '../../src/deferred.js';
+import { isAnswer } from '../../src/errors/answer.js';
 import { ConnectionError, DatabaseError, PermissionDeniedError } from '../../src/errors/index.js';
 import type { Transaction } from '../../src/sql/batches.js';
 import { RAISED } from '../../src/sql/statement.js';
@@ -105,6 +106,7 @@ export class FakeServer {
 
   #sessionOf(backend: Backend): Session {
     let given = false;
+    let broken = false;
     const give = () => {
       if (given) return;
       given = true;
@@ -115,7 +117,16 @@ export class FakeServer {
       this.#exchange(backend, what, effect);
     const session: Pick<
       Session,
-      'schema' | 'query' | 'script' | 'scriptRow' | 'copyIn' | 'commit' | 'rollback' | 'release' | 'discard'
+      | 'schema'
+      | 'query'
+      | 'script'
+      | 'begin'
+      | 'copyIn'
+      | 'commit'
+      | 'leave'
+      | 'rollback'
+      | 'release'
+      | 'discard'
     > = {
       schema: 'fake',
       query: async <Row>(text: string, values: readonly unknown[] = []) =>
@@ -127,21 +138,28 @@ export class FakeServer {
           return ['ROLLBACK'];
         });
       },
-      scriptRow: async <Row>(text: string) =>
+      begin: async <Row>(first?: string) =>
         (await exchange('begin', () => {
-          const lockTimeoutMs = Number(/lock_timeout = (\d+)/.exec(text)?.[1]);
+          const lockTimeoutMs = Number(/lock_timeout = (\d+)/.exec(first ?? '')?.[1]);
           backend.transaction = { startedAt: ++this.#clock, rows: [], lockTimeoutMs };
           return { pid: backend.pid, startedAtMicros: String(backend.transaction.startedAt) };
         })) as Row,
       copyIn: (_text, chunks) => {
         const rows = rowsOf(Buffer.concat([...chunks]));
+        broken = true;
         return exchange('copy', () => {
           backend.transaction?.rows.push(...rows);
+          broken = false;
           return rows.length;
         });
       },
       commit: (lastStatement) =>
         exchange('commit', (fate) => this.#commit(backend, lastStatement ?? '', fate)),
+      leave: async (error) => {
+        if (!isAnswer(error) || broken) session.discard();
+        else if (backend.transaction) await session.rollback();
+        else session.release();
+      },
       rollback: async () => {
         const timer = setTimeout(() => session.discard(), ROLLBACK_TIMEOUT_MS);
         try {
