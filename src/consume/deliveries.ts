@@ -2,6 +2,7 @@ import type { CallersClient, Db, Session } from '../db.js';
 import { type Holder, Message } from '../message.js';
 import { onClient } from '../on-client.js';
 import * as claims from '../sql/claim.js';
+import { type Persistence, retrying } from '../retrying.js';
 import * as settle from '../sql/settle.js';
 import type { Incarnation } from '../sql/workers.js';
 import { type Acknowledgement, Acknowledgements, answer, type Asker } from './acknowledgements.js';
@@ -25,6 +26,9 @@ export interface DeliveriesOptions {
 /** Longest wait for the answer to a statement, in ms; when a consumer or a stream ends, what is under way has less. */
 const ANSWER_MS = 30_000;
 const LAST_ANSWER_MS = 2_000;
+/** In one statement. */
+const MAX_GIVEN_BACK = 5_000;
+const GIVE_BACK_ONCE: Persistence = { baseMs: 0, maxMs: 0, retries: 0 };
 
 /**
  * What a consumer and the server have to say to each other about messages. Acknowledgements that are waiting when a
@@ -182,14 +186,24 @@ export class Deliveries implements Holder {
     return settle.renewLeases(this.options.db.urgent, this.options.worker, held, lockSeconds);
   }
 
-  /** Where it fails the leases run out by themselves, and the messages count as delivered once. */
-  async giveBack(messages: readonly settle.Delivery[]): Promise<void> {
+  /**
+   * Messages that nobody has begun: they don't count as delivered. Where it fails the leases run out by themselves. Never
+   * rejects.
+   */
+  async giveBack(
+    messages: readonly settle.Delivery[],
+    patience: Persistence = GIVE_BACK_ONCE,
+  ): Promise<void> {
     if (messages.length === 0) return;
     this.startOver();
     const { db, worker, onReturned } = this.options;
-    await onClient(db, { what: 'giving messages back', ms: LAST_ANSWER_MS }, (on) =>
-      settle.giveBackMessages(on, worker, messages),
-    ).then(onReturned, () => undefined);
+    const limits = { what: 'giving messages back', ms: LAST_ANSWER_MS };
+    for (let at = 0; at < messages.length; at += MAX_GIVEN_BACK) {
+      const some = messages.slice(at, at + MAX_GIVEN_BACK);
+      await retrying(patience, () =>
+        onClient(db, limits, (on) => settle.giveBackMessages(on, worker, some)),
+      ).then(onReturned, () => undefined);
+    }
   }
 
   /** How many messages of the queue this consumer has not settled, expired ones too. */

@@ -8,8 +8,9 @@ export interface RunOptions {
   concurrency?: number;
   /**
    * Messages claimed ahead of the handlers, whose leases are renewed while they wait. More of them keep short handlers
-   * busy; fewer leave more to other consumers. @default what the handlers get done in a tenth of a second, at least as
-   * many as are handled at once, at most 6000 or 16 MiB of them
+   * busy; fewer leave more to other consumers. Without it, what waits longer than its time because handlers have become
+   * slow goes back, uncounted. @default what the handlers get done in a tenth of a second, at least as many as are
+   * handled at once, at most 6000 or 16 MiB of them
    */
   prefetch?: number;
   /**

@@ -1,12 +1,16 @@
 import pLimit from 'p-limit';
 import { ClaimLoop } from '../../streams/claim-loop.js';
 import type { MessageSource } from '../../streams/message-stream.js';
+import { Surplus } from '../../streams/surplus.js';
+import { Waiting } from '../../streams/waiting.js';
 import * as check from '../check.js';
 import { type Deferred, deferred, settledWithin } from '../deferred.js';
 import { LeaseLostError, ShutdownError, TimeoutError, WorkerFencedError } from '../errors/index.js';
 import { onAbort } from '../on-abort.js';
+import type { Persistence } from '../retrying.js';
 import { Leases } from './leases.js';
 import { Outcomes } from './outcomes.js';
+import { Pace } from './pace.js';
 import { CommitInDoubt, type Errors, type Perform, SettlementRefused } from './perform.js';
 import type { CheckedRunOptions, RunSummary } from './run-options.js';
 import type { RunsOptions } from './runs.js';
@@ -16,19 +20,15 @@ export interface RunParts extends RunsOptions {
   perform: Perform;
 }
 
-/** Messages are claimed ahead for so long. */
-const AHEAD_MS = 100;
-const MAX_AHEAD = 6_000;
 /** As the server stores them; in memory they are a multiple of that. */
 const MAX_AHEAD_BYTES = 16 * 1_024 * 1_024;
-/** Handlers over whose times the average is. */
-const AVERAGED = 20;
 /** For handlers that wait for nothing. */
 const LONGEST_TURN_MS = 10;
 /** For handlers whose signal has aborted at the end of a shutdown's time, to notice. */
 const GRACE_MS = 1_000;
 /** For the last acknowledgements, at least. */
 const LAST_WORDS_MS = 5_000;
+const GIVE_BACK_RETRY = { baseMs: 50, maxMs: 2_000 };
 
 /**
  * Handlers at work on one queue. Messages are claimed ahead of them; each message is settled when its handler is over,
@@ -43,22 +43,24 @@ export class Run {
   readonly #source: MessageSource<Held>;
   readonly #claims: ClaimLoop<Held>;
   readonly #limit: ReturnType<typeof pLimit>;
-  /** Claimed, for the next handlers, from `#next` on. */
-  #waiting: Held[] = [];
-  #next = 0;
+  /** Claimed, for the next handlers. */
+  readonly #waiting = new Waiting<Held>();
+  readonly #pace: Pace;
+  /** Where the caller says how many messages to hold, these are held. */
+  readonly #surplus: Surplus<Held> | undefined;
+  readonly #givingBack = new Set<Promise<void>>();
   /** Taken by handlers that go on as long as there are messages. */
   #slots = 0;
   readonly #works = new Set<Work>();
   /** Messages that are being handled. */
   #running = 0;
-  /** How long a handler takes, on average of the last ones. */
-  #handlerMs = AHEAD_MS;
   /** When handlers last let others have their turn. */
   #turnAtMs = 0;
   /** Settled when no handler is at work. */
   #quiet: Deferred<void> | undefined;
   #error: Error | undefined;
   #ending: Promise<void> | undefined;
+  readonly #over = new AbortController();
   readonly #ended = deferred<RunSummary>();
   #stopListening: () => void = () => undefined;
 
@@ -66,9 +68,17 @@ export class Run {
     private readonly parts: RunParts,
     private readonly options: CheckedRunOptions,
   ) {
-    const { concurrency, atOnce, lockSeconds, signal } = options;
+    const { concurrency, atOnce, batchSize, prefetch, lockSeconds, signal } = options;
     const { deliveries } = parts;
     this.#limit = pLimit(concurrency);
+    this.#pace = new Pace(atOnce, batchSize);
+    if (prefetch === undefined) {
+      this.#surplus = new Surplus({
+        waiting: this.#waiting,
+        ahead: () => this.#prefetch,
+        giveBack: (held) => this.#giveBackSurplus(held),
+      });
+    }
     this.#leases = new Leases({
       lockSeconds,
       renew: (held, seconds) => deliveries.renew(held, seconds),
@@ -90,7 +100,7 @@ export class Run {
       slots: atOnce,
       // In the order of their being due where that can be kept at all.
       claims: concurrency === 1 ? 1 : 2,
-      waiting: () => this.#waiting.length - this.#next,
+      waiting: () => this.#waiting.count,
       running: () => this.#running + this.#backlog,
       onMessages: (held) => this.#arrived(held),
       onError: (error) => void this.#end(error),
@@ -112,12 +122,10 @@ export class Run {
 
   /** Messages to claim ahead: what the caller wants, or what the handlers will soon be done with. */
   get #prefetch(): number {
-    const { prefetch, atOnce, batchSize } = this.options;
+    const { prefetch, atOnce } = this.options;
     if (prefetch !== undefined) return prefetch;
-    const soon = (atOnce * AHEAD_MS) / this.#handlerMs;
-    const batches =
-      Math.min(soon, MAX_AHEAD, MAX_AHEAD_BYTES / this.parts.deliveries.messageBytes) / batchSize;
-    return Math.max(atOnce, Math.round(batches) * batchSize);
+    const inMemory = Math.floor(MAX_AHEAD_BYTES / this.parts.deliveries.messageBytes);
+    return Math.max(atOnce, Math.min(this.#pace.ahead(), inMemory));
   }
 
   /** Settlements that the server keeps waiting: beyond a measure they take up room. */
@@ -139,8 +147,7 @@ export class Run {
   }
 
   #arrived(held: readonly Held[]): void {
-    this.#waiting = [...this.#waiting.slice(this.#next), ...held];
-    this.#next = 0;
+    this.#waiting.add(held);
     const idle = Math.min(this.options.concurrency - this.#slots, held.length);
     this.#slots += idle;
     for (let n = 0; n < idle; n++) void this.#limit(() => this.#workOn());
@@ -150,7 +157,6 @@ export class Run {
   async #workOn(): Promise<void> {
     for (let held; (held = this.#take()).length > 0;) {
       const work = new Work(held, this.#extend);
-      const began = performance.now();
       this.#begin(work);
       try {
         const errors = this.parts.perform(work);
@@ -161,7 +167,7 @@ export class Run {
         this.#settle(work, Array<unknown>(held.length).fill(error ?? new Error('the handler threw nothing')));
       }
       const now = performance.now();
-      this.#finish(work, now - began);
+      this.#finish(work, now);
       // Handlers that wait for nothing would starve heartbeats and renewals.
       if (now - this.#turnAtMs > LONGEST_TURN_MS) {
         await new Promise((resolve) => setImmediate(resolve));
@@ -175,11 +181,12 @@ export class Run {
   #begin(work: Work): void {
     this.#works.add(work);
     this.#running += work.held.length;
+    this.#pace.began();
     this.#claims.poke();
   }
 
-  #finish(work: Work, tookMs: number): void {
-    this.#handlerMs += (tookMs - this.#handlerMs) / AVERAGED;
+  #finish(work: Work, now: number): void {
+    this.#pace.ended(now);
     this.#works.delete(work);
     this.#running -= work.held.length;
     if (this.#works.size === 0) this.#quiet?.resolve();
@@ -189,8 +196,7 @@ export class Run {
   #take(): Held[] {
     const { batchSize } = this.options;
     const taken: Held[] = [];
-    while (taken.length < batchSize && this.#next < this.#waiting.length) {
-      const held = this.#waiting[this.#next++] as Held;
+    for (let held; taken.length < batchSize && (held = this.#waiting.take());) {
       if (held.isOver) void this.#giveBack([held]);
       else taken.push(held);
     }
@@ -219,9 +225,20 @@ export class Run {
     });
   }
 
-  async #giveBack(held: readonly Held[]): Promise<void> {
+  async #giveBack(held: readonly Held[], patience?: Persistence): Promise<void> {
     for (const one of held) this.#leases.remove(one);
-    await this.parts.deliveries.giveBack(held.map(({ message }) => message));
+    await this.parts.deliveries.giveBack(
+      held.map(({ message }) => message),
+      patience,
+    );
+  }
+
+  /** Tried again for as long as there are leases to give back: those that just end count as deliveries. */
+  #giveBackSurplus(held: readonly Held[]): void {
+    const withinMs = Math.max(...held.map(({ endsAtMs }) => endsAtMs)) - performance.now();
+    const givingBack = this.#giveBack(held, { ...GIVE_BACK_RETRY, withinMs, hurry: this.#over.signal });
+    this.#givingBack.add(givingBack);
+    void givingBack.finally(() => this.#givingBack.delete(givingBack));
   }
 
   #end(error?: Error): Promise<void> {
@@ -236,10 +253,9 @@ export class Run {
     const deadline = performance.now() + shutdownSeconds * 1_000;
     this.#stopListening();
     const ended = this.#claims.end(this.#error ?? new Error('the run is over'));
-    const waiting = this.#waiting.slice(this.#next);
-    this.#waiting = [];
-    this.#next = 0;
-    const back = Promise.all([ended, this.#giveBack(waiting)]);
+    this.#surplus?.end();
+    this.#over.abort();
+    const back = Promise.all([ended, this.#giveBack(this.#waiting.takeBeyond(0)), ...this.#givingBack]);
 
     // Who is not registered any more has nothing to wait for: its messages are, or will be, somebody else's.
     if (!(this.#error instanceof WorkerFencedError)) await this.#quietWithin(shutdownSeconds * 1_000);
