@@ -135,6 +135,7 @@ const CASES: { block: Block; besides?: Block; needed: Needed }[] = [
       sweepExhausted: [
         'select pgqrs_workers',
         'select (worker_id) sluice_workers',
+        'update (origin) pgqrs_messages',
         'insert (message_id, queue_id, reason, last_error, attempts, dead_at) sluice_failures',
         'update (queue_id, reason, last_error, attempts, dead_at) sluice_failures',
       ],

@@ -59,9 +59,9 @@ export class Acknowledgements<D extends Delivery = Delivery> {
     return this.#coalescer.take();
   }
 
-  /** They were sent along with something else that failed: they go on their own. */
-  retry(acknowledgements: readonly Acknowledgement<D>[], error: unknown): void {
-    doubt(acknowledgements, error);
+  /** They were sent along with something else that failed, or were refused there: they go on their own. */
+  retry(acknowledgements: readonly Acknowledgement<D>[], error?: Error): void {
+    if (error) doubt(acknowledgements, error);
     const settling = this.#settle(acknowledgements).finally(() => this.#retrying.delete(settling));
     this.#retrying.add(settling);
   }

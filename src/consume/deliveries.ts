@@ -235,7 +235,7 @@ export class Deliveries implements Holder {
       (on) => {
         onSending();
         const { claimable, worker } = this.options;
-        return this.#claimOn<T>(on, { ...claimable, limit, worker, lockSeconds, floor });
+        return this.#claimOn<T>(on, { ...claimable, limit, worker, lockSeconds, floor, begun: true });
       },
       hurry,
     );
@@ -256,10 +256,11 @@ export class Deliveries implements Holder {
     try {
       const held = waiting.map(({ delivery }) => delivery);
       const claimed = await claims.claimMessages<T>(on, { ...claim, settlement: { by, held } });
-      answer(waiting, claimed.settled);
+      if (claimed.settled === 'refused') this.#done[by].retry(waiting);
+      else answer(waiting, claimed.settled);
       return claimed;
     } catch (error) {
-      this.#done[by].retry(waiting, error);
+      this.#done[by].retry(waiting, error as Error);
       throw error;
     }
   }

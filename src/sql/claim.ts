@@ -1,97 +1,34 @@
 import type { Queryable, Session } from '../db.js';
 import type { ForeignLeases, Id, StoredMessage } from '../types.js';
-import { areIn, namesOf, type SettledBy, type Settlement, settling, unlessAll } from './settle.js';
+import { areIn, namesOf, type SettledBy, type Settlement } from './settle.js';
 import { prepared, statement } from './statement.js';
-import { date, seconds } from './time.js';
+import { date } from './time.js';
 import type { Incarnation } from './workers.js';
 
-/** The lease, if there ever was one, was given back or is one of ours, which comes back by itself when it expires. */
-const unleasedOrOurs = (s: string) => `m.consumer_worker_id is null
-  or exists (select from ${s}.sluice_workers ours where ours.worker_id = m.consumer_worker_id)`;
-
-/**
- * Whether a message that is due may be taken: not while a foreign worker, which never renews, may still be at it.
- * How long that is, is a policy. Looked at only where a lease has expired.
- * @param policy an expression of text: 'never', 'stale' or 'expired'
- */
-export const takeable = (s: string, policy: string) => `(
-  ${unleasedOrOurs(s)}
-  or ${policy} = 'expired'
-  or (${policy} = 'stale' and m.vt <= now() - interval '60 seconds' and exists (
-    select from ${s}.pgqrs_workers w where w.id = m.consumer_worker_id and w.heartbeat_at <= now() - interval '60 seconds')))`;
-
-const unpaused = (s: string, queue: string) =>
-  `not exists (select from ${s}.sluice_queues q where q.queue_id = ${queue} and q.paused_at is not null)`;
-
-/** Where to begin in the order of being due: behind `$8, $9`, or where that is null at the beginning. */
-const BEHIND_FLOOR = `(m.vt, m.id) >
-      (coalesce(timestamptz 'epoch' + $8::int8 * interval '1 microsecond', '-infinity'), coalesce($9::int8, 0))`;
-
-/** Of the parameters that are settled along with a claim. */
-const NAMES = { ids: '$10', counts: '$11', worker: '$5', incarnation: '$6' };
-
-/**
- * The pick is materialised (an `id in (… limit …)` may be planned as a scan of everything) and its rows are reached by
- * ctid: they are locked in the same statement and cannot move. The last join brings back the order, since UPDATE
- * returns rows in heap order. `me` pins the claiming worker in its incarnation: where it is not, the worker is fenced.
- * Changing `origin` tells the trigger on foreign claims that this one has checked already.
- *
- * With `by`, messages are settled in the same statement, before the pick: it depends on them, or PostgreSQL would run
- * it first and claim again what is settled here if its lease has just expired.
- *
- * The first row is about the statement: the worker if it lives, the end of the leases, the last place that was picked,
- * and what was settled.
- */
-const claim = (by?: SettledBy) =>
+/** Named by what it does, for the server's views. */
+const claim = (name: string) =>
   statement(
-    by ? `claim_messages_and_${by}` : 'claim_messages',
+    name,
     (s) => `
-  with ${by ? `settled as (${settling[by](s, NAMES)}),` : ''}
-  me as materialized (
-    select id from ${s}.pgqrs_workers where id = $5 and started_at = $6::timestamptz for key share),
-  picked as materialized (
-    select m.ctid as at, m.id, m.vt from ${s}.pgqrs_messages m
-    where exists (select from me) and ${unpaused(s, '$1')} ${by ? 'and (select count(*) from settled) >= 0' : ''}
-      and m.queue_id = $1 and m.vt <= now() and ${BEHIND_FLOOR}
-      and m.archived_at is null and m.read_ct < $3 and ${takeable(s, '$4')}
-    order by m.vt, m.id limit $2 for update of m skip locked),
-  claimed as (
-    update ${s}.pgqrs_messages m
-    set vt = now() + $7 * interval '1 second', read_ct = read_ct + 1, consumer_worker_id = $5,
-      dequeued_at = coalesce(dequeued_at, now()), origin = case origin when 1 then 2 else 1 end
-    where m.ctid = any (array(select at from picked))
-    returning id, payload, vt, enqueued_at, read_ct, dequeued_at, producer_worker_id)
-  select r.id::text as id, r.payload, r.read_ct as "readCount", r.worker::text as worker,
-    ${seconds('r.enqueued_at')} as "enqueuedAt", ${seconds('r.dequeued_at')} as "dequeuedAt", r.settled
-  from (
-    select place.id, null::jsonb as payload,
-      (select least(sum(pg_column_size(payload)), 2147483647)::int4 from claimed) as read_ct, (select id from me) as worker,
-      place.vt as enqueued_at, now() + $7 * interval '1 second' as dequeued_at,
-      ${by ? `(${unlessAll('settled', NAMES.ids)})` : 'null::text[]'} as settled, null::timestamptz as vt
-    from (select 1) one left join (select id, vt from picked order by vt desc, id desc limit 1) place on true
-    union all
-    select id, payload, read_ct, producer_worker_id, enqueued_at, dequeued_at, null, picked.vt
-    from picked join claimed using (id)) r
-  order by r.vt nulls first, r.id`,
+  select message as id, body as payload, reads as "readCount", producer as "producerWorkerId",
+    enqueued as "enqueuedAt", dequeued as "dequeuedAt", head
+  from ${s}.sluice_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`,
   );
 
-const CLAIM = claim();
-const CLAIM_AND = { archive: claim('archive'), delete: claim('delete') };
+const CLAIM = claim('claim_messages');
+const CLAIM_AND: Record<SettledBy, (schema: string) => string> = {
+  archive: claim('claim_messages_and_archive'),
+  delete: claim('claim_messages_and_delete'),
+};
 
-/** When the next message will be due, in ms from now: a delay that ends, or a lease that expires. */
-const NEXT_DUE = statement(
-  'next_due',
-  (s) => `
-  select greatest(0, ${seconds('m.vt')} - ${seconds('now()')}) * 1000 as ms from ${s}.pgqrs_messages m
-  where m.queue_id = $1 and m.vt is not null and m.archived_at is null and m.read_ct < $2
-    and (${unleasedOrOurs(s)} or $3 = 'expired') and ${unpaused(s, '$1')}
-  order by m.vt, m.id limit 1`,
-);
+const NEXT_DUE = statement('next_due', (s) => `select ${s}.sluice_next_due($1, $2, $3, $4, $5) as ms`);
 
 /** What a consumer may claim. */
 export interface Claimable {
   queueId: Id;
+  /** Only messages that were delivered less often than that. */
   maxReadCount: number;
+  /** Whether it may take what a foreign client leased and has not given back. */
   foreignLeases: ForeignLeases;
 }
 
@@ -102,93 +39,124 @@ export interface Place {
 }
 
 export interface Claim extends Claimable {
+  /** Most messages to look at, and so to bring. */
   limit: number;
+  /**
+   * Most bytes of payload, as the client receives them: the JSON text, whatever is left of it on the server's disk. One
+   * message comes whatever its size. @default no bound
+   */
+  maxBytes?: number | undefined;
+  /** Whom the messages are leased to, and for how long. */
   worker: Incarnation;
   lockSeconds: number;
   /** Only messages behind this place. */
   floor: Place | undefined;
-  /** What is settled along with it. */
+  /**
+   * Bounds messages that were delivered `fromReadCount` times already, or more often: at most so many come. The others
+   * count against `limit`, and stay. @default no bound
+   */
+  redeliveries?: { fromReadCount: number; atMost: number } | undefined;
+  /**
+   * Marks the deliveries as begun: each counts even if this process dies at once. Otherwise a message whose last
+   * delivery ends with its process is not taken for one that was handled too often, unless `markBegun` has marked it.
+   */
+  begun: boolean;
+  /** What is settled along with it, and before it. */
   settlement?: Settlement | undefined;
 }
 
 export interface Claimed<T> {
   /** In the order of their being due. Nothing: the worker is fenced. */
   messages: StoredMessage<T>[] | undefined;
-  /** Of the payloads together, as they are stored. */
+  /** Of the payloads together, as the client receives them. */
   bytes: number;
-  /** Where the last one was in the order. */
+  /** Whether messages that were due are left, since they were too big together, or too many redeliveries. */
+  more: boolean;
+  /** Up to here nothing that was due is left but what others hold. Nothing: it is not known, or nothing was due. */
   last: Place | undefined;
-  /** For each that was to be settled, in input order, whether the worker held it. */
-  settled: boolean[];
+  /**
+   * For each that was to be settled, in input order, whether the worker held it. `refused`: the server refuses to settle
+   * at least one of them, so none was settled; sent alone they learn why.
+   */
+  settled: boolean[] | 'refused';
 }
 
 interface ClaimedRow<T> {
   id: Id;
   payload: T;
   readCount: number;
-  worker: Id | null;
+  producerWorkerId: Id | null;
   enqueuedAt: number;
   dequeuedAt: number;
 }
 
-/** The first row: its columns are those of the others, and mean something else. */
+/** The last row is about all of them. As JSON that is parsed here: the driver's parsers may be the caller's. */
 interface HeadRow {
-  /** The claiming worker; null where it is fenced. */
-  worker: Id | null;
-  /** The last place. */
-  id: Id | null;
-  enqueuedAt: number | null;
-  /** When the leases end. */
-  dequeuedAt: number;
-  /** Bytes of the payloads as they are stored. */
-  readCount: number | null;
+  head: string;
+}
+
+interface Head {
+  fenced: boolean;
+  leasedUntil: number;
+  bytes: number;
+  more: boolean;
+  last: Place | null;
   settled: string[] | null;
+  refused: boolean;
 }
 
 export async function claimMessages<T>(on: Queryable | Session, claim: Claim): Promise<Claimed<T>> {
-  const { queueId, limit, maxReadCount, foreignLeases, worker, lockSeconds, floor, settlement } = claim;
+  const { queueId, worker, redeliveries, settlement } = claim;
   const text = settlement ? CLAIM_AND[settlement.by] : CLAIM;
   const rows = await prepared<HeadRow | ClaimedRow<T>>(on, text(on.schema), [
-    ...[queueId, limit, maxReadCount, foreignLeases, worker.id, worker.incarnation, lockSeconds],
-    ...[floor?.dueMicros ?? null, floor?.id ?? null],
-    ...(settlement ? namesOf(settlement.held) : []),
+    ...[queueId, claim.limit, claim.maxBytes ?? null, claim.maxReadCount, claim.foreignLeases],
+    ...[worker.id, worker.incarnation, claim.lockSeconds],
+    ...placeOf(claim.floor),
+    ...[redeliveries?.fromReadCount ?? null, redeliveries?.atMost ?? null, claim.begun],
+    ...(settlement ? [settlement.by, ...namesOf(settlement.held)] : [null, null, null]),
   ]);
-  const head = rows.shift() as HeadRow;
-  const vtMs = date(head.dequeuedAt).getTime();
+  const head = JSON.parse((rows.pop() as HeadRow).head) as Head;
+  const vtMs = date(head.leasedUntil).getTime();
+  const settled = settlement ? areIn(head.settled, settlement.held) : [];
   return {
-    messages:
-      head.worker === null
-        ? undefined
-        : (rows as ClaimedRow<T>[]).map((row) => ({
-            id: row.id,
-            queueId,
-            payload: row.payload,
-            vt: new Date(vtMs),
-            enqueuedAt: date(row.enqueuedAt),
-            readCount: row.readCount,
-            dequeuedAt: date(row.dequeuedAt),
-            producerWorkerId: row.worker,
-            consumerWorkerId: worker.id,
-            archivedAt: null,
-          })),
-    bytes: head.readCount ?? 0,
-    last:
-      head.id === null || !Number.isFinite(head.enqueuedAt)
-        ? undefined
-        : { dueMicros: Math.round((head.enqueuedAt ?? 0) * 1e6), id: head.id },
-    settled: settlement ? areIn(head.settled, settlement.held) : [],
+    messages: head.fenced
+      ? undefined
+      : (rows as ClaimedRow<T>[]).map((row) => ({
+          id: row.id,
+          queueId,
+          payload: row.payload,
+          vt: new Date(vtMs),
+          enqueuedAt: date(row.enqueuedAt),
+          readCount: row.readCount,
+          dequeuedAt: date(row.dequeuedAt),
+          producerWorkerId: row.producerWorkerId,
+          consumerWorkerId: worker.id,
+          archivedAt: null,
+        })),
+    bytes: head.bytes,
+    more: head.more,
+    last: head.last ?? undefined,
+    settled: head.refused ? 'refused' : settled,
   };
 }
 
-/** @returns ms until the next message is due, 0 when one is; nothing when none is waiting */
+/**
+ * When the next message will be due, in ms from now: a delay that ends, or a lease that expires.
+ * @param floor only messages behind this place
+ * @returns 0 when one is due; nothing when none is waiting
+ */
 export async function nextDueMs(
   on: Queryable | Session,
   { queueId, maxReadCount, foreignLeases }: Claimable,
+  floor?: Place,
 ): Promise<number | undefined> {
-  const [row] = await prepared<{ ms: number }>(on, NEXT_DUE(on.schema), [
-    queueId,
-    maxReadCount,
-    foreignLeases,
+  const [row] = await prepared<{ ms: number | null }>(on, NEXT_DUE(on.schema), [
+    ...[queueId, maxReadCount, foreignLeases],
+    ...placeOf(floor),
   ]);
-  return row?.ms;
+  return row?.ms ?? undefined;
+}
+
+function placeOf(floor: Place | undefined): [dueMicros: number | null, id: Id | null] {
+  return [floor?.dueMicros ?? null, floor?.id ?? null];
 }

@@ -59,7 +59,7 @@ describe('install', () => {
     const admins = await Promise.all(Array.from({ length: 8 }, () => here.another()));
     await within(20_000, 'eight installs', Promise.all(admins.map((admin) => admin.install())));
     await here.admin.verify();
-    expect(await here.sql(`select version from ${here.s}.sluice_migrations`)).toEqual([{ version: 3 }]);
+    expect(await here.sql(`select version from ${here.s}.sluice_migrations`)).toEqual([{ version: 4 }]);
   });
 
   const names = {
@@ -125,7 +125,7 @@ describe('install', () => {
       const error = await call.catch((thrown: unknown) => thrown);
       expect(error).toBeInstanceOf(SchemaMismatchError);
       expect((error as SchemaMismatchError).message).toContain('newer pg-sluice');
-      expect((error as SchemaMismatchError).findings).toEqual(['schema version 99, this library knows 3']);
+      expect((error as SchemaMismatchError).findings).toEqual(['schema version 99, this library knows 4']);
     }
   });
 });

@@ -1,8 +1,10 @@
+import { CLAIM_ROUTINES } from './claim-routines.js';
 import { PGQRS_TABLES } from './pgqrs-tables.js';
 import { PHYSICS } from './physics.js';
 import type { Piece } from './piece.js';
 import { schema, version } from './piece.js';
 import { ROUTINES } from './routines.js';
+import { SETTLE_ROUTINES } from './settle-routines.js';
 import { SLUICE_TABLES } from './sluice-tables.js';
 import { TRIGGERS } from './triggers.js';
 
@@ -18,6 +20,8 @@ export const PIECES: readonly Piece[] = [
   ...PGQRS_TABLES,
   ...SLUICE_TABLES,
   ...ROUTINES,
+  ...SETTLE_ROUTINES,
+  ...CLAIM_ROUTINES,
   ...TRIGGERS,
   ...PHYSICS,
   version(VERSION, 'plans that no statistics change; walks that are shared'),

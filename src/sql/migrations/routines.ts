@@ -1,5 +1,6 @@
 import type { Piece } from './piece.js';
 import { routine } from './piece.js';
+import { BY_KEY } from './plans.js';
 import { RAISED } from '../statement.js';
 
 /** Functions that a batch calls. */
@@ -11,7 +12,7 @@ export const ROUTINES: readonly Piece[] = [
   routine(
     'sluice_pin',
     'queue bigint, worker bigint, incarnation timestamp with time zone',
-    'returns void language plpgsql security definer',
+    `returns void language plpgsql security definer ${BY_KEY}`,
     (s) => `
 begin
   perform from ${s}.pgqrs_workers w where w.id = worker and w.started_at = incarnation for key share;
@@ -32,7 +33,7 @@ end`,
   routine(
     'sluice_advance',
     'stream bigint, run bigint, batch bigint, reached text, added bigint',
-    'returns void language plpgsql',
+    `returns void language plpgsql ${BY_KEY}`,
     (s) => `
 begin
   update ${s}.sluice_streams set seq = batch, position = reached, rows = rows + added, updated_at = now()

@@ -1,5 +1,6 @@
 import type { Piece } from './piece.js';
 import { routine, trigger } from './piece.js';
+import { BY_KEY } from './plans.js';
 
 /*
  * References without per-row foreign keys. Three kinds of writers, three guards:
@@ -49,7 +50,7 @@ end`,
   routine(
     'sluice_messages_gone',
     '',
-    'returns trigger language plpgsql security definer',
+    `returns trigger language plpgsql security definer ${BY_KEY}`,
     (s) => `
 begin
   if exists (select from ${s}.pgqrs_workflow_runs r join gone on gone.id = r.message_id) then
@@ -85,7 +86,7 @@ end`,
   routine(
     'sluice_check_message',
     '',
-    'returns trigger language plpgsql security definer',
+    `returns trigger language plpgsql security definer ${BY_KEY}`,
     (s) => `
 begin
   if new.producer_worker_id is not null then
@@ -128,7 +129,7 @@ end`,
   routine(
     'sluice_check_run',
     '',
-    'returns trigger language plpgsql security definer',
+    `returns trigger language plpgsql security definer ${BY_KEY}`,
     (s) => `
 begin
   update ${s}.pgqrs_messages m set origin = origin where m.id = new.message_id;
