@@ -156,24 +156,21 @@ export class Db implements Queryable {
 
   #query<Row>(on: pg.Pool, text: string, values?: readonly unknown[]): Promise<Row[]> {
     if (this.#closed) return Promise.reject(new ClosedError('the connection to the database'));
-    const hosts = this.#hosts;
-    return this.#answered(hosts ? this.#queryHost<Row>(hosts, on, text, values) : run<Row>(on, text, values));
+    return this.#answered(this.#queryOnce<Row>(on, text, values));
   }
 
-  /** As the pool's own `query`, but it tells a host that cannot be reached from an answer that did not come. */
-  async #queryHost<Row>(
-    hosts: Hosts,
-    on: pg.Pool,
-    text: string,
-    values?: readonly unknown[],
-  ): Promise<Row[]> {
+  /**
+   * As the pool's own `query`, but it tells a host that cannot be reached from an answer that did not come, and sees what
+   * the server says beside its answer.
+   */
+  async #queryOnce<Row>(on: pg.Pool, text: string, values?: readonly unknown[]): Promise<Row[]> {
     const client = await this.#client(on);
     try {
       const rows = await run<Row>(client, text, values);
       handBack(client);
       return rows;
     } catch (error) {
-      if (error instanceof ConnectionError) hosts.doubt();
+      if (error instanceof ConnectionError) this.#hosts?.doubt();
       handBack(client, error as Error);
       throw error;
     }

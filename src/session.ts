@@ -71,9 +71,9 @@ export class Session implements Queryable {
 
   /** Sends `chunks` by COPY ... FROM STDIN and resolves with the number of rows. After a failure leave the session. */
   copyIn(text: string, chunks: Iterable<Buffer>): Promise<number> {
-    return this.#answered(copyIn(this.client, text, chunks)).catch((error: unknown) => {
+    return this.#answered(answer(this.client, copyIn(this.client, text, chunks))).catch((error: unknown) => {
       this.#broken = true;
-      throw errorOf(this.client, error);
+      throw error;
     });
   }
 
@@ -122,9 +122,7 @@ export class Session implements Queryable {
   }
 
   async #script(text: string): Promise<pg.QueryResult[]> {
-    const results = await this.#answered(this.client.query(text)).catch((error: unknown) => {
-      throw errorOf(this.client, error);
-    });
+    const results = await this.#answered(answer(this.client, this.client.query(text)));
     return [results as pg.QueryResult | pg.QueryResult[]].flat();
   }
 
@@ -195,18 +193,42 @@ function preparedName(text: string): string {
 
 /** Runs one statement, and throws errors of ours only. */
 export async function run<Row>(
-  on: pg.Pool | pg.ClientBase,
+  on: pg.ClientBase,
   text: string | pg.QueryConfig,
   values?: readonly unknown[],
 ): Promise<Row[]> {
-  try {
-    const result = await on.query(text, values as unknown[]);
-    return result.rows as Row[];
-  } catch (error) {
-    throw errorOf(on, error);
-  }
+  return (await answer(on, on.query<Row & pg.QueryResultRow>(text, values as unknown[]))).rows;
 }
 
-function errorOf(on: pg.Pool | pg.ClientBase, error: unknown): Error {
-  return on instanceof HostsClient && on.isLeft(error) ? new NotPrimaryError() : driverError(error);
+/**
+ * What the server answers, or an error of ours. A COMMIT that waits for a synchronous standby can be told to wait no
+ * longer, by a cancel request for example: it is answered like any other, with a warning before it, but a fail-over may
+ * undo it. Who asked must take it for one that was not answered.
+ */
+async function answer<T>(client: pg.ClientBase, asked: Promise<T>): Promise<T> {
+  const before = unreplicatedCommits(client);
+  const answered = await asked.catch((error: unknown) => {
+    throw client instanceof HostsClient && client.isLeft(error) ? new NotPrimaryError() : driverError(error);
+  });
+  if (unreplicatedCommits(client) === before) return answered;
+  throw new DatabaseError(
+    'the server committed without waiting for its synchronous standby',
+    RESOLUTION_UNKNOWN,
+  );
+}
+
+/** transaction_resolution_unknown, of the class of lost connections. */
+const RESOLUTION_UNKNOWN = '08007';
+
+const unreplicated = new WeakMap<pg.ClientBase, number>();
+
+/** How many of its commits the server has said not to have waited for: by the routine, since its words are translated. */
+function unreplicatedCommits(client: pg.ClientBase): number {
+  if (!unreplicated.has(client)) {
+    unreplicated.set(client, 0);
+    client.on('notice', ({ routine }: { routine?: string | undefined }) => {
+      if (routine === 'SyncRepWaitForLSN') unreplicated.set(client, unreplicatedCommits(client) + 1);
+    });
+  }
+  return unreplicated.get(client) as number;
 }

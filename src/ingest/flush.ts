@@ -10,7 +10,7 @@ import {
 import * as sql from '../sql/batches.js';
 import { takeKeys } from '../sql/dedupe.js';
 import { RAISED } from '../sql/statement.js';
-import { type LedgerRow, lockStream, selectStream } from '../sql/streams.js';
+import { confirmStream, type LedgerRow } from '../sql/streams.js';
 import type { Incarnation } from '../sql/workers.js';
 import { type Cut, onClient } from '../on-client.js';
 import type { Queue } from '../types.js';
@@ -95,9 +95,10 @@ async function attempt(
   clock('begin');
   if (batch.commitSent) {
     // Sent again, the rows of a batch that is in might be refused for being there already.
-    const ledger = await lockStream(session, stream.id);
+    const ledger = await confirmStream(session, stream.id);
     if (isCommitted(target, ledger, turn.seq)) {
-      await session.script('rollback');
+      cut.committing();
+      await session.commit();
       resolved(target, batch, ledger);
       return;
     }
@@ -121,10 +122,9 @@ async function attempt(
     committed(target, batch, target.committedRows + rows.count);
   } catch (error) {
     if (!(error instanceof DatabaseError && error.sqlState === RAISED.streamMoved)) throw error;
-    // It waited for whoever held the ledger's row, so what the row says now is final.
     batch.commitSent = commitSent;
     await session.script('rollback');
-    const ledger = await selectStream(session, stream.id);
+    const ledger = await confirmStream(session, stream.id);
     if (!isCommitted(target, ledger, turn.seq)) throw error;
     resolved(target, batch, ledger);
   }

@@ -130,8 +130,8 @@ export class StreamSink<T> implements Sink<T> {
     const { db, resume, rejects } = this.#options;
     await rejects?.quiet();
     const settled = this.#inDoubt ? await this.#settle(this.#inDoubt) : this.#soFar;
-    // A row that stays is swept when its worker is dead.
-    if (!resume) await sql.deleteStream(db.urgent, this.#name).catch(() => undefined);
+    // A row that stays is swept when its worker is dead. In doubt it is out of reach, or locked.
+    if (!resume && settled) await sql.forgetStream(db.urgent, this.#name).catch(() => undefined);
     const { rows, position } = settled ?? this.#soFar;
     return {
       committed: Math.max(0, rows - (this.#run?.rows ?? 0)), // the server may have lost rows of earlier runs too

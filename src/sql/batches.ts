@@ -12,7 +12,8 @@ export interface Transaction {
 }
 
 /**
- * Opens a batch's transaction and pins its queue and worker, in one message. Values are literals because the simple
+ * Opens a batch's transaction and pins its queue and worker, in one message. Warnings are to come whatever the role says,
+ * since one may say what its COMMIT is worth (session.ts). Values are literals because the simple
  * protocol, which alone takes several statements at once, has no parameters.
  * @param lockTimeoutMs for a retry, which may meet locks of a half-dead predecessor; 0 = none
  */
@@ -26,6 +27,7 @@ export async function beginBatch(
   return session.begin<Transaction>(
     `set local idle_in_transaction_session_timeout = ${idleTimeoutMs};
      set local lock_timeout = ${lockTimeoutMs};
+     set local client_min_messages = warning;
      select ${session.schema}.sluice_pin(${literal(queueId)}, ${literal(worker.id)}, ${literal(worker.incarnation)}),
        pg_backend_pid() as pid, (extract(epoch from now()) * 1000000)::int8::text as "startedAtMicros"`,
   );
@@ -105,12 +107,15 @@ export async function advanceAndCommit(
   );
 }
 
-/** Ends a backend if it is still in exactly that transaction. The same role may. */
+/**
+ * Ends a backend if it is still in exactly that transaction. The same role may. Not one that waits for a synchronous
+ * standby: it has committed, and ended it would only show what a fail-over may undo.
+ */
 const END_TRANSACTION = statement(
   'end_transaction',
   () => `
   select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity
-  where pid = $1 and extract(epoch from xact_start) * 1000000 = $2`,
+  where pid = $1 and extract(epoch from xact_start) * 1000000 = $2 and wait_event is distinct from 'SyncRep'`,
 );
 
 export async function endTransaction(on: Queryable, { pid, startedAtMicros }: Transaction): Promise<void> {

@@ -21,11 +21,16 @@ const RESUME_STREAM = statement(
   on conflict (name) do update set epoch = t.epoch + 1, seq = 0, updated_at = now() where t.queue_id = excluded.queue_id
   returning id::text, epoch::float8, rows::float8, position`,
 );
-const selectStreamText = (s: string) =>
-  `select epoch::float8, seq::float8, rows::float8, position from ${s}.sluice_streams where id = $1`;
-const SELECT_STREAM = statement('select_stream', selectStreamText);
-/** Waits for whoever is about to move it; nobody can until this transaction is over. */
-const LOCK_STREAM = statement('lock_stream', (s) => `${selectStreamText(s)} for update`);
+/**
+ * Waits for whoever is about to move it; nobody can until this transaction is over. A write, though it changes nothing:
+ * where the row shows what was committed without a synchronous standby, the COMMIT of this one waits for it to be there.
+ */
+const CONFIRM_STREAM = statement(
+  'confirm_stream',
+  (s) => `
+  update ${s}.sluice_streams set updated_at = updated_at where id = $1
+  returning epoch::float8, seq::float8, rows::float8, position`,
+);
 /**
  * Nothing of this run can commit afterwards, since no batch comes behind a negative one; so what it answers is final.
  * Asked twice it answers the same, and also when the next run has begun but not moved.
@@ -40,6 +45,12 @@ const FENCE_STREAM = statement(
 const DELETE_STREAM = statement(
   'delete_stream',
   (s) => `delete from ${s}.sluice_streams where name = $1 returning id`,
+);
+/** Nobody waits for it: a row that comes back with a crash is swept when its worker is dead. */
+const FORGET_STREAM = statement(
+  'forget_stream',
+  (s) =>
+    `delete from ${s}.sluice_streams using set_config('synchronous_commit', 'off', true) where name = $1`,
 );
 const LIST_STREAMS = statement(
   'list_streams',
@@ -96,14 +107,9 @@ export async function resumeStream(
   return row;
 }
 
-export async function selectStream(on: Queryable, id: Id): Promise<LedgerRow | undefined> {
-  const [row] = await on.query<LedgerRow>(SELECT_STREAM(on.schema), [id]);
-  return row;
-}
-
-/** As `selectStream`, and final while the transaction that is open lasts. */
-export async function lockStream(on: Queryable, id: Id): Promise<LedgerRow | undefined> {
-  const [row] = await on.query<LedgerRow>(LOCK_STREAM(on.schema), [id]);
+/** What the row says is final while the transaction lasts, and holds after a fail-over once that has committed. */
+export async function confirmStream(on: Queryable, id: Id): Promise<LedgerRow | undefined> {
+  const [row] = await on.query<LedgerRow>(CONFIRM_STREAM(on.schema), [id]);
   return row;
 }
 
@@ -117,9 +123,14 @@ export async function fenceStream(
   return row;
 }
 
-/** By name: whether the row was made, and with which id, may be unknown. @returns whether there was one */
+/** @returns whether there was one */
 export async function deleteStream(on: Queryable, name: string): Promise<boolean> {
   return (await on.query(DELETE_STREAM(on.schema), [name])).length === 1;
+}
+
+/** By name: whether the row was made, and with which id, may be unknown. */
+export async function forgetStream(on: Queryable, name: string): Promise<void> {
+  await on.query(FORGET_STREAM(on.schema), [name]);
 }
 
 /** All streams, or the one of that name; those that moved last come first. */
