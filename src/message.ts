@@ -35,6 +35,10 @@ export interface DeadLetterOptions extends SettleOptions {
   error?: unknown;
 }
 
+export const SETTLE: check.Names<SettleOptions> = { client: true };
+export const RELEASE: check.Names<ReleaseOptions> = { ...SETTLE, delaySeconds: true };
+export const DEAD_LETTER: check.Names<DeadLetterOptions> = { ...SETTLE, error: true };
+
 /**
  * One delivery of a message to one consumer. Its methods name exactly this delivery: they answer false, and change
  * nothing, once the lease has gone to somebody else or to a later delivery.
@@ -76,17 +80,21 @@ export class Message<T = unknown> implements StoredMessage<T> {
    * if (await message.archive({ client })) await client.query('commit'); // both or neither
    * else await client.query('rollback');
    */
-  archive({ client }: SettleOptions = {}): Promise<boolean> {
+  async archive(options: SettleOptions = {}): Promise<boolean> {
+    const client = clientOf('message.archive()', options);
     return this.#settle('done', this.#holder.archive(this, client));
   }
 
   /** Done, and gone. @returns whether this delivery still held the message */
-  delete({ client }: SettleOptions = {}): Promise<boolean> {
+  async delete(options: SettleOptions = {}): Promise<boolean> {
+    const client = clientOf('message.delete()', options);
     return this.#settle('done', this.#holder.delete(this, client));
   }
 
   /** Not done: back into the queue, at once or after a delay. @returns whether this delivery still held the message */
-  async release({ delaySeconds = 0, client }: ReleaseOptions = {}): Promise<boolean> {
+  async release(options: ReleaseOptions = {}): Promise<boolean> {
+    const { delaySeconds = 0, client } = check.options('message.release()', options, RELEASE);
+    if (client !== undefined) check.client('client', client);
     const release = { ...this.#delivery, delaySeconds: check.seconds('delaySeconds', delaySeconds) };
     return this.#settle('released', this.#holder.release(release, client));
   }
@@ -95,13 +103,16 @@ export class Message<T = unknown> implements StoredMessage<T> {
    * Failed: back into the queue for as long as the consumer's `backoff` says, or, after `maxReadCount` deliveries,
    * among the dead letters. @returns whether this delivery still held the message
    */
-  async fail(error: unknown, { client }: SettleOptions = {}): Promise<boolean> {
+  async fail(error: unknown, options: SettleOptions = {}): Promise<boolean> {
+    const client = clientOf('message.fail()', options);
     const release = this.#holder.afterFailure(this.#delivery, error);
     return this.#settle(release.dead ? 'dead' : 'retried', this.#holder.release(release, client));
   }
 
   /** Never to be tried again: among the dead letters. @returns whether this delivery still held the message */
-  deadLetter(reason: string, { error, client }: DeadLetterOptions = {}): Promise<boolean> {
+  async deadLetter(reason: string, options: DeadLetterOptions = {}): Promise<boolean> {
+    const { error, client } = check.options('message.deadLetter()', options, DEAD_LETTER);
+    check.kind('reason', reason, 'a string', (given) => typeof given === 'string');
     return this.fail(new DeadLetter(reason, { cause: error }), client ? { client } : {});
   }
 
@@ -124,4 +135,9 @@ export class Message<T = unknown> implements StoredMessage<T> {
   get #delivery() {
     return { id: this.id, readCount: this.readCount };
   }
+}
+
+function clientOf(call: string, options: SettleOptions): CallersClient | undefined {
+  const { client } = check.options(call, options, SETTLE);
+  return client === undefined ? undefined : check.client('client', client);
 }
