@@ -3,7 +3,7 @@ import * as check from './check.js';
 import type { Config } from './config.js';
 import { type Backoff, retryPolicy } from './consume/retry-policy.js';
 import type { ForeignLeases, Queue } from './types.js';
-import { WORKER, type WorkerOptions } from './worker-registration.js';
+import type { WorkerOptions } from './worker.js';
 
 export interface ConsumerOptions extends WorkerOptions {
   /** Length of a lease, in seconds: a message that is not settled by then comes back. @default 30 */
@@ -39,23 +39,6 @@ export interface ConsumerCreateOptions extends ConsumerOptions {
   config: Config;
 }
 
-export const CONSUMER: check.Names<ConsumerOptions> = {
-  ...WORKER,
-  lockSeconds: true,
-  maxReadCount: true,
-  pollIntervalMs: true,
-  foreignLeases: true,
-  backoff: true,
-  batchSize: true,
-  housekeepingIntervalSeconds: true,
-};
-export const CONSUMER_CREATE: check.Names<ConsumerCreateOptions> = {
-  ...CONSUMER,
-  pool: true,
-  queue: true,
-  config: true,
-};
-
 export interface LeaseOptions {
   /** Length of the lease, in seconds. @default the consumer's */
   lockSeconds?: number;
@@ -71,20 +54,15 @@ export interface MessagesOptions extends LeaseOptions {
   signal?: AbortSignal;
 }
 
-export const LEASE: check.Names<LeaseOptions> = { lockSeconds: true };
-export const MESSAGES: check.Names<MessagesOptions> = { ...LEASE, prefetch: true, signal: true };
-
-/** What a call says, and the configuration for the rest. */
-export function consumerSettings(call: string, config: Config, options: ConsumerOptions): ConsumerOptions {
+/** A consumer's share of the configuration. */
+export function consumerDefaults(config: Config): ConsumerOptions {
   const { maxReadCount, pollIntervalMs, heartbeatIntervalSeconds } = config;
-  const given = check.options(call, options, CONSUMER);
   return {
     lockSeconds: config.defaultLockTimeSeconds,
     batchSize: config.defaultMaxBatchSize,
     maxReadCount,
     pollIntervalMs,
     heartbeatIntervalSeconds,
-    ...given,
   };
 }
 

@@ -35,10 +35,6 @@ export interface DeadLetterOptions extends SettleOptions {
   error?: unknown;
 }
 
-export const SETTLE: check.Names<SettleOptions> = { client: true };
-export const RELEASE: check.Names<ReleaseOptions> = { ...SETTLE, delaySeconds: true };
-export const DEAD_LETTER: check.Names<DeadLetterOptions> = { ...SETTLE, error: true };
-
 /**
  * One delivery of a message to one consumer. Its methods name exactly this delivery: they answer false, and change
  * nothing, once the lease has gone to somebody else or to a later delivery.
@@ -57,6 +53,7 @@ export class Message<T = unknown> implements StoredMessage<T> {
   readonly archivedAt: Date | null;
   readonly #holder: Holder;
   #settledAs: SettledAs | undefined;
+  #over = false;
 
   constructor(stored: StoredMessage<T>, holder: Holder) {
     this.id = stored.id;
@@ -80,45 +77,39 @@ export class Message<T = unknown> implements StoredMessage<T> {
    * if (await message.archive({ client })) await client.query('commit'); // both or neither
    * else await client.query('rollback');
    */
-  async archive(options: SettleOptions = {}): Promise<boolean> {
-    const client = clientOf('message.archive()', options);
-    return this.#settle('done', this.#holder.archive(this, client));
+  archive({ client }: SettleOptions = {}): Promise<boolean> {
+    return this.#settle('done', () => this.#holder.archive(this, client));
   }
 
   /** Done, and gone. @returns whether this delivery still held the message */
-  async delete(options: SettleOptions = {}): Promise<boolean> {
-    const client = clientOf('message.delete()', options);
-    return this.#settle('done', this.#holder.delete(this, client));
+  delete({ client }: SettleOptions = {}): Promise<boolean> {
+    return this.#settle('done', () => this.#holder.delete(this, client));
   }
 
   /** Not done: back into the queue, at once or after a delay. @returns whether this delivery still held the message */
-  async release(options: ReleaseOptions = {}): Promise<boolean> {
-    const { delaySeconds = 0, client } = check.options('message.release()', options, RELEASE);
-    if (client !== undefined) check.client('client', client);
+  async release({ delaySeconds = 0, client }: ReleaseOptions = {}): Promise<boolean> {
     const release = { ...this.#delivery, delaySeconds: check.seconds('delaySeconds', delaySeconds) };
-    return this.#settle('released', this.#holder.release(release, client));
+    return this.#settle('released', () => this.#holder.release(release, client));
   }
 
   /**
    * Failed: back into the queue for as long as the consumer's `backoff` says, or, after `maxReadCount` deliveries,
    * among the dead letters. @returns whether this delivery still held the message
    */
-  async fail(error: unknown, options: SettleOptions = {}): Promise<boolean> {
-    const client = clientOf('message.fail()', options);
+  async fail(error: unknown, { client }: SettleOptions = {}): Promise<boolean> {
     const release = this.#holder.afterFailure(this.#delivery, error);
-    return this.#settle(release.dead ? 'dead' : 'retried', this.#holder.release(release, client));
+    return this.#settle(release.dead ? 'dead' : 'retried', () => this.#holder.release(release, client));
   }
 
   /** Never to be tried again: among the dead letters. @returns whether this delivery still held the message */
-  async deadLetter(reason: string, options: DeadLetterOptions = {}): Promise<boolean> {
-    const { error, client } = check.options('message.deadLetter()', options, DEAD_LETTER);
-    check.kind('reason', reason, 'a string', (given) => typeof given === 'string');
+  deadLetter(reason: string, { error, client }: DeadLetterOptions = {}): Promise<boolean> {
     return this.fail(new DeadLetter(reason, { cause: error }), client ? { client } : {});
   }
 
   /** Adds seconds to the lease. @returns whether this delivery still held the message */
   async extendVisibility(seconds: number): Promise<boolean> {
-    return this.#holder.extendVisibility(this, check.leaseSeconds('seconds', seconds));
+    check.leaseSeconds('seconds', seconds);
+    return !this.#over && this.#holder.extendVisibility(this, seconds);
   }
 
   /** @internal what its own methods have made of it */
@@ -126,8 +117,16 @@ export class Message<T = unknown> implements StoredMessage<T> {
     return this.#settledAs;
   }
 
-  async #settle(as: SettledAs, settling: Promise<boolean>): Promise<boolean> {
-    const held = await settling;
+  /**
+   * @internal given back uncounted: the next delivery to the same consumer has the same count, and a handler that was
+   * told to stop may still settle this one
+   */
+  end(): void {
+    this.#over = true;
+  }
+
+  async #settle(as: SettledAs, settle: () => Promise<boolean>): Promise<boolean> {
+    const held = !this.#over && (await settle());
     if (held) this.#settledAs = as;
     return held;
   }
@@ -135,9 +134,4 @@ export class Message<T = unknown> implements StoredMessage<T> {
   get #delivery() {
     return { id: this.id, readCount: this.readCount };
   }
-}
-
-function clientOf(call: string, options: SettleOptions): CallersClient | undefined {
-  const { client } = check.options(call, options, SETTLE);
-  return client === undefined ? undefined : check.client('client', client);
 }

@@ -106,16 +106,11 @@ async function* skipTo<T>(
 }
 
 function checkItems<T>(source: Items<T>): Items<T> {
-  return check.kind(
-    'source',
-    source,
-    'an iterable or an async iterable (a string is none here: split it)',
-    isIterable,
-  );
+  return check.kind('source', source, 'an iterable or an async iterable', isIterable);
 }
 
 function isIterable(value: unknown): value is Items<never> {
-  if (typeof value !== 'object' || value === null) return false;
+  if (typeof value !== 'object' || value === null) return typeof value === 'string';
   return Symbol.iterator in value || Symbol.asyncIterator in value;
 }
 

@@ -56,13 +56,13 @@ begin
 end`,
   );
 
-const update = (name: string, more: string, set: string): Piece =>
+const update = (name: string, more: string, set: string, returning = RETURNING): Piece =>
   change(
     name,
     more,
     (s) => `changed as (
     update ${s}.pgqrs_messages m set ${set}
-    from ${DELIVERIES} where ${held(s)} ${RETURNING})`,
+    from ${DELIVERIES} where ${held(s)} ${returning})`,
   );
 
 export const SETTLE_ROUTINES: readonly Piece[] = [
@@ -102,6 +102,8 @@ export const SETTLE_ROUTINES: readonly Piece[] = [
     '',
     `vt = least(now(), m.enqueued_at), read_ct = m.read_ct - 1, consumer_worker_id = null,
       dequeued_at = case when m.read_ct > 1 then m.dequeued_at end`,
+    // As the delivery that it was.
+    'returning m.id, m.read_ct + 1 as read_ct',
   ),
 
   // Adds to what is left of the lease: never shortens it, never extends into the past.
