@@ -53,10 +53,11 @@ end`,
     `returns trigger language plpgsql security definer ${BY_KEY}`,
     (s) => `
 begin
-  if exists (select from ${s}.pgqrs_workflow_runs r join gone on gone.id = r.message_id) then
+  if exists (select from ${s}.pgqrs_workflow_runs r where r.message_id = any (array(select gone.id from gone))) then
     raise exception 'a workflow run still refers to the message' using errcode = '23503';
   end if;
-  delete from ${s}.sluice_failures f using gone where gone.archived_at is not null and f.message_id = gone.id;
+  delete from ${s}.sluice_failures f
+  where f.message_id = any (array(select gone.id from gone where gone.archived_at is not null));
   return null;
 end`,
   ),
