@@ -26,6 +26,17 @@ export interface ConsumerOptions extends WorkerOptions {
   /** Most messages in one batch of `runBatch`. @default 100 */
   batchSize?: number;
   /**
+   * Makes a payload of its JSON text: with numbers beyond 2^53 as BigInt, for example, which `JSON.parse` rounds, or the
+   * text itself. Where it throws the message has failed, as if its handler had. @default JSON.parse
+   *
+   * @example
+   * // Node 21 and later: the text of each number is there
+   * const parsePayload = (json: string) =>
+   *   JSON.parse(json, (_key, value, { source }) =>
+   *     Number.isInteger(value) && !Number.isSafeInteger(value) ? BigInt(source) : value);
+   */
+  parsePayload?: (json: string) => unknown;
+  /**
    * Seconds between two rounds of what any consumer does for its queue: messages that were delivered too often become
    * dead letters, and what has been kept for longer than an operator wants is deleted. @default 30
    */
@@ -44,10 +55,12 @@ export interface LeaseOptions {
   lockSeconds?: number;
 }
 
-export interface MessagesOptions extends LeaseOptions {
+export interface MessagesOptions {
+  /** Length of the lease, in seconds, from 0.001 up. @default the consumer's */
+  lockSeconds?: number;
   /**
-   * Messages claimed ahead of the reader. The lease runs while they wait: it must outlast the time in which that
-   * many are handled. @default 100
+   * Messages claimed ahead of the reader, whose leases are renewed while they wait; the reader gets each with a lease
+   * that has just begun. @default what the reader gets done in a tenth of a second, at least 1 and at most 6000
    */
   prefetch?: number;
   /** Ends the stream at once when it aborts: with an AbortError whose `cause` is the signal's reason. */
@@ -82,11 +95,30 @@ export function checkOptions(options: ConsumerOptions) {
     ]),
     batchSize: check.integer('batchSize', options.batchSize ?? 100, { min: 1, max: 100_000 }),
     retryPolicy: retryPolicy(options.backoff ?? {}),
+    parsePayload: check.kind(
+      'parsePayload',
+      options.parsePayload ?? ((json: string): unknown => JSON.parse(json)),
+      'a function',
+      (value): value is (json: string) => unknown => typeof value === 'function',
+    ),
     housekeepingIntervalSeconds: check.number(
       'housekeepingIntervalSeconds',
       options.housekeepingIntervalSeconds ?? 30,
       { min: 0.01, max: 86_400 },
     ),
+  };
+}
+
+/** Every setting of a message stream, checked. */
+export function checkMessagesOptions(
+  { prefetch, lockSeconds, signal }: MessagesOptions,
+  lockDefault: number,
+) {
+  return {
+    prefetch:
+      prefetch === undefined ? undefined : check.integer('prefetch', prefetch, { min: 1, max: 100_000 }),
+    lockSeconds: check.number('lockSeconds', lockSeconds ?? lockDefault, { min: 0.001, max: 2_592_000 }),
+    signal: signal && check.signal('signal', signal),
   };
 }
 

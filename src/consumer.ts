@@ -1,11 +1,14 @@
 // Long: a third of it is the documentation of the public methods.
 import { setMaxListeners } from 'node:events';
 import type { Readable } from 'node:stream';
-import { MessageStream } from '../streams/message-stream.js';
+import type { Room } from '../streams/claim-loop.js';
 import * as check from './check.js';
 import { Deliveries } from './consume/deliveries.js';
+import type { HoldingParts } from './consume/holding.js';
+import { messageMemory } from './consume/memory.js';
 import { batch, single } from './consume/perform.js';
 import { QueueSource } from './consume/queue-source.js';
+import { type Messages, reading } from './consume/reading.js';
 import { Runs } from './consume/runs.js';
 import {
   type BatchHandler,
@@ -18,6 +21,7 @@ import {
 } from './consume/run-options.js';
 import {
   checkLock,
+  checkMessagesOptions,
   checkOptions,
   consumerDefaults,
   type ConsumerCreateOptions,
@@ -46,6 +50,7 @@ const LAST_WORDS_MS = 5_000;
 export class Consumer extends Worker {
   readonly #streams = new Set<Readable>();
   readonly #runs: Runs;
+  readonly #holding: HoldingParts;
   readonly #housekeeping: Housekeeping;
   readonly #deliveries: Deliveries;
   readonly #doorbell: Doorbell;
@@ -67,25 +72,30 @@ export class Consumer extends Worker {
     options: ReturnType<typeof checkOptions>,
   ) {
     super(db, registration);
-    const { lockSeconds, pollIntervalMs, maxReadCount, foreignLeases, retryPolicy } = options;
+    const { lockSeconds, pollIntervalMs, maxReadCount, foreignLeases, retryPolicy, parsePayload } = options;
     const claimable = { queueId: queue.id, maxReadCount, foreignLeases };
     this.#deliveries = new Deliveries({
       db,
       worker: this.incarnation,
       claimable,
       retryPolicy,
+      parsePayload,
+      onUnreadable: (failure) => queueMicrotask(() => this.emit('failed', failure)),
       fenced: () => this.fence(),
       onReturned: () => this.#returned(),
       hurry: this.#closing.signal,
     });
+    this.#holding = {
+      deliveries: this.#deliveries,
+      sourceOf: (claim) => this.#sourceOf(claim),
+      onRenewError: (error) => queueMicrotask(() => this.emit('claimError', error)),
+    };
     this.#runs = new Runs({
       db,
-      deliveries: this.#deliveries,
-      sourceOf: (claim, giveBack) => this.#sourceOf(claim, giveBack),
+      ...this.#holding,
       // Not in the middle of whatever found it out: a listener that throws must not break that.
       onFailed: (failure) => queueMicrotask(() => this.emit('failed', failure)),
       onLost: (message, error) => queueMicrotask(() => this.emit('leaseLost', message, error)),
-      onRenewError: (error) => queueMicrotask(() => this.emit('claimError', error)),
     });
     this.#housekeeping = new Housekeeping({
       db,
@@ -139,7 +149,8 @@ export class Consumer extends Worker {
   }
 
   /**
-   * Claims up to `limit` messages that are due, in the order in which they became so.
+   * Claims up to `limit` messages that are due, in the order in which they became so; fewer where they would be more
+   * bytes together than `messageMemory.limitBytes`.
    * @param limit from 1 to 100,000
    * @throws {WorkerFencedError} another process has taken this consumer's name over
    * @throws {ClosedError} this consumer was closed or shut down
@@ -149,7 +160,7 @@ export class Consumer extends Worker {
     check.integer('limit', limit, { min: 1, max: 100_000 });
     const lockSeconds = checkLock(options.lockSeconds ?? this.#lockSeconds);
     this.assertReady();
-    return this.#deliveries.claim<T>(limit, lockSeconds);
+    return this.#deliveries.claim<T>({ limit, maxBytes: messageMemory.limitBytes }, lockSeconds);
   }
 
   /**
@@ -163,16 +174,9 @@ export class Consumer extends Worker {
    * @throws {WorkerFencedError} also later, through the stream
    * @throws {ClosedError} this consumer was closed or shut down
    */
-  messages<T = unknown>(options: MessagesOptions = {}): MessageStream<Message<T>> {
+  messages<T = unknown>(options: MessagesOptions = {}): Messages<T> {
     this.assertRunning();
-    if (options.signal) check.signal('signal', options.signal);
-    const prefetch = check.integer('prefetch', options.prefetch ?? 100, { min: 1, max: 100_000 });
-    const lockSeconds = checkLock(options.lockSeconds ?? this.#lockSeconds);
-    const source = this.#sourceOf(
-      (limit, hurry) => this.#deliveries.claim<T>(limit, lockSeconds, hurry),
-      (messages) => this.#deliveries.giveBack(messages),
-    );
-    const stream = new MessageStream<Message<T>>(source, prefetch, options.signal);
+    const stream = reading<T>(this.#holding, checkMessagesOptions(options, this.#lockSeconds));
     this.#streams.add(stream);
     stream.once('close', () => this.#streams.delete(stream));
     return stream;
@@ -333,17 +337,13 @@ export class Consumer extends Worker {
     }
   }
 
-  #sourceOf<M>(
-    claim: (limit: number, hurry: AbortSignal) => Promise<M[]>,
-    giveBack: (messages: M[]) => Promise<void>,
-  ): QueueSource<M> {
+  #sourceOf<M>(claim: (room: Room, hurry: AbortSignal) => Promise<M[]>): QueueSource<M> {
     return new QueueSource<M>({
-      claim: async (limit, hurry) => {
+      claim: async (room, hurry) => {
         await this.whenReady(hurry);
-        return claim(limit, hurry);
+        return claim(room, hurry);
       },
       nextDueMs: (hurry) => this.#deliveries.nextDueMs(hurry),
-      giveBack,
       subscribe: (wake) => this.#subscribe(wake),
       pollIntervalMs: this.#pollIntervalMs,
       onClaimError: (error) => queueMicrotask(() => this.emit('claimError', error)),

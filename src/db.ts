@@ -2,9 +2,10 @@ import pg from 'pg';
 import { backoffMs, sleep } from './backoff.js';
 import { orAbort } from './deferred.js';
 import { driverError } from './driver-error.js';
-import { ClosedError, ConnectionError, SluiceError } from './errors/index.js';
+import { ClosedError, SluiceError } from './errors/index.js';
 import { Hosts } from './hosts.js';
 import { HostsClient, type HostsConfig } from './hosts-client.js';
+import { type Clients, onClient } from './on-client.js';
 import { handBack, type Queryable, run, Session, takeClient } from './session.js';
 
 export type { Queryable, Session };
@@ -32,13 +33,14 @@ const URGENT_TIMEOUT_MS = 5_000;
  * heartbeats, doorbells, and the end of a half-dead backend. (Batches in flight may hold the whole main pool.)
  * With session.ts the only file that talks to the driver; where the URL has several hosts, hosts-client.ts connects.
  */
-export class Db implements Queryable {
+export class Db implements Queryable, Clients {
   readonly schema: string;
-  readonly urgent: Queryable;
+  /** Never waits behind the work; nothing that it is asked takes longer than some seconds. */
+  readonly urgent: Queryable & Clients;
   #urgentPool: pg.Pool;
   /** Where the URL has several, or asks for a certain kind: the clients of all pools go by them. */
   readonly #hosts: Hosts | undefined;
-  /** Statements and requests for a client that the pool has not answered yet. */
+  /** Requests for a client that the pool has not answered yet. */
   readonly #unanswered = new Set<Promise<unknown>>();
   readonly #preparing = { works: true };
   #closed: Promise<void> | undefined;
@@ -59,12 +61,12 @@ export class Db implements Queryable {
         allowExitOnIdle: true,
         // A socket that has gone silent must not keep the next heartbeat waiting, nor close() for ever.
         connectionTimeoutMillis: URGENT_TIMEOUT_MS,
-        query_timeout: URGENT_TIMEOUT_MS,
       }),
     );
     this.urgent = {
       schema: this.schema,
-      query: (text, values) => this.#query(this.#urgentPool, text, values),
+      session: (signal) => this.#session(this.#urgentPool, signal),
+      query: (text, values) => this.#query(this.urgent, URGENT_TIMEOUT_MS, text, values),
     };
   }
 
@@ -98,7 +100,7 @@ export class Db implements Queryable {
   }
 
   query<Row>(text: string, values?: readonly unknown[]): Promise<Row[]> {
-    return this.#query(this.pool, text, values);
+    return this.#query(this, Infinity, text, values);
   }
 
   /** Runs statements on a client of the caller's, which stays as it is. */
@@ -107,23 +109,8 @@ export class Db implements Queryable {
   }
 
   /** Takes a client for a transaction or a COPY. Give it back with `release()` or `discard()`. */
-  async session(signal?: AbortSignal): Promise<Session> {
-    signal?.throwIfAborted();
-    if (this.#closed) throw new ClosedError('the connection to the database');
-    const connecting = this.#answered(this.#client(this.pool));
-    try {
-      return new Session(await orAbort(connecting, signal), this.schema, this.#preparing);
-    } catch (error) {
-      // pg cannot withdraw a request for a client: hand it back when it comes.
-      if (signal?.aborted) connecting.then((client) => handBack(client)).catch(() => undefined);
-      throw error;
-    }
-  }
-
-  /** As `session`, out of the small pool: for a transaction that is open beside the work, even where that has one client. */
-  async urgentSession(): Promise<Session> {
-    if (this.#closed) throw new ClosedError('the connection to the database');
-    return new Session(await this.#answered(this.#client(this.#urgentPool)), this.schema, this.#preparing);
+  session(signal?: AbortSignal): Promise<Session> {
+    return this.#session(this.pool, signal);
   }
 
   /** Runs `work` in one READ COMMITTED transaction on one client: committed when it resolves, rolled back when it rejects. */
@@ -136,7 +123,7 @@ export class Db implements Queryable {
       session.release();
       return result;
     } catch (error) {
-      await session.rollback();
+      await session.leave(error);
       throw error;
     }
   }
@@ -154,24 +141,20 @@ export class Db implements Queryable {
     await Promise.all([this.#urgentPool.end(), this.ownsPool ? this.pool.end() : undefined]);
   }
 
-  #query<Row>(on: pg.Pool, text: string, values?: readonly unknown[]): Promise<Row[]> {
-    if (this.#closed) return Promise.reject(new ClosedError('the connection to the database'));
-    return this.#answered(this.#queryOnce<Row>(on, text, values));
+  #query<Row>(on: Clients, ms: number, text: string, values?: readonly unknown[]): Promise<Row[]> {
+    return onClient(on, { what: 'the answer to a statement', ms }, (session) => session.query(text, values));
   }
 
-  /**
-   * As the pool's own `query`, but it tells a host that cannot be reached from an answer that did not come, and sees what
-   * the server says beside its answer.
-   */
-  async #queryOnce<Row>(on: pg.Pool, text: string, values?: readonly unknown[]): Promise<Row[]> {
-    const client = await this.#client(on);
+  async #session(pool: pg.Pool, signal?: AbortSignal): Promise<Session> {
+    signal?.throwIfAborted();
+    if (this.#closed) throw new ClosedError('the connection to the database');
+    const connecting = this.#answered(this.#client(pool));
     try {
-      const rows = await run<Row>(client, text, values);
-      handBack(client);
-      return rows;
+      const { stream } = pool.options;
+      return new Session(await orAbort(connecting, signal), this.schema, this.#preparing, stream);
     } catch (error) {
-      if (error instanceof ConnectionError) this.#hosts?.doubt();
-      handBack(client, error as Error);
+      // pg cannot withdraw a request for a client: hand it back when it comes.
+      if (signal?.aborted) connecting.then((client) => handBack(client)).catch(() => undefined);
       throw error;
     }
   }
@@ -214,5 +197,11 @@ function quiet(pool: pg.Pool): pg.Pool {
 /** The pool keeps its secrets where a spread does not reach them. */
 function connectionOf({ options }: pg.Pool): pg.PoolConfig {
   const { connectionString, password } = options;
-  return { ...options, password, ...(connectionString === undefined ? {} : { connectionString }) };
+  return {
+    ...options,
+    password,
+    // The driver's own leaves the statement running on the server.
+    query_timeout: 0,
+    ...(connectionString === undefined ? {} : { connectionString }),
+  };
 }

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { sleep } from './backoff.js';
-import type { Db } from './db.js';
+import type { Queryable } from './db.js';
 import { notify } from './sql/notify.js';
 import type { Id } from './types.js';
 
@@ -25,7 +25,7 @@ export class Doorbell {
   #next = 0;
 
   constructor(
-    private readonly db: Pick<Db, 'schemaName' | 'urgent'>,
+    private readonly db: { schemaName: string; urgent: Queryable },
     queueId: Id,
     private readonly intervalMs = 5,
   ) {

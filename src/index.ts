@@ -26,7 +26,9 @@ export type {
   LeaseOptions,
   MessagesOptions,
 } from './consumer-options.js';
+export { type MessageMemory, messageMemory } from './consume/memory.js';
 export type { Failure } from './consume/outcome.js';
+export type { Messages } from './consume/reading.js';
 export type { Backoff, ExponentialBackoff } from './consume/retry-policy.js';
 export type {
   BatchHandler,

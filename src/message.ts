@@ -52,13 +52,14 @@ export class Message<T = unknown> implements StoredMessage<T> {
   readonly consumerWorkerId: Id | null;
   readonly archivedAt: Date | null;
   readonly #holder: Holder;
+  readonly #bytes: number;
   #settledAs: SettledAs | undefined;
-  #over = false;
 
-  constructor(stored: StoredMessage<T>, holder: Holder) {
+  /** @param bytes of the payload, as it was received */
+  constructor(stored: StoredMessage, payload: T, holder: Holder, bytes: number) {
     this.id = stored.id;
     this.queueId = stored.queueId;
-    this.payload = stored.payload;
+    this.payload = payload;
     this.vt = stored.vt;
     this.enqueuedAt = stored.enqueuedAt;
     this.readCount = stored.readCount;
@@ -67,6 +68,7 @@ export class Message<T = unknown> implements StoredMessage<T> {
     this.consumerWorkerId = stored.consumerWorkerId;
     this.archivedAt = stored.archivedAt;
     this.#holder = holder;
+    this.#bytes = bytes;
   }
 
   /**
@@ -78,18 +80,18 @@ export class Message<T = unknown> implements StoredMessage<T> {
    * else await client.query('rollback');
    */
   archive({ client }: SettleOptions = {}): Promise<boolean> {
-    return this.#settle('done', () => this.#holder.archive(this, client));
+    return this.#settle('done', this.#holder.archive(this, client));
   }
 
   /** Done, and gone. @returns whether this delivery still held the message */
   delete({ client }: SettleOptions = {}): Promise<boolean> {
-    return this.#settle('done', () => this.#holder.delete(this, client));
+    return this.#settle('done', this.#holder.delete(this, client));
   }
 
   /** Not done: back into the queue, at once or after a delay. @returns whether this delivery still held the message */
   async release({ delaySeconds = 0, client }: ReleaseOptions = {}): Promise<boolean> {
     const release = { ...this.#delivery, delaySeconds: check.seconds('delaySeconds', delaySeconds) };
-    return this.#settle('released', () => this.#holder.release(release, client));
+    return this.#settle('released', this.#holder.release(release, client));
   }
 
   /**
@@ -98,7 +100,7 @@ export class Message<T = unknown> implements StoredMessage<T> {
    */
   async fail(error: unknown, { client }: SettleOptions = {}): Promise<boolean> {
     const release = this.#holder.afterFailure(this.#delivery, error);
-    return this.#settle(release.dead ? 'dead' : 'retried', () => this.#holder.release(release, client));
+    return this.#settle(release.dead ? 'dead' : 'retried', this.#holder.release(release, client));
   }
 
   /** Never to be tried again: among the dead letters. @returns whether this delivery still held the message */
@@ -108,8 +110,12 @@ export class Message<T = unknown> implements StoredMessage<T> {
 
   /** Adds seconds to the lease. @returns whether this delivery still held the message */
   async extendVisibility(seconds: number): Promise<boolean> {
-    check.leaseSeconds('seconds', seconds);
-    return !this.#over && this.#holder.extendVisibility(this, seconds);
+    return this.#holder.extendVisibility(this, check.leaseSeconds('seconds', seconds));
+  }
+
+  /** @internal of its payload, as it was received */
+  get bytes(): number {
+    return this.#bytes;
   }
 
   /** @internal what its own methods have made of it */
@@ -117,16 +123,8 @@ export class Message<T = unknown> implements StoredMessage<T> {
     return this.#settledAs;
   }
 
-  /**
-   * @internal given back uncounted: the next delivery to the same consumer has the same count, and a handler that was
-   * told to stop may still settle this one
-   */
-  end(): void {
-    this.#over = true;
-  }
-
-  async #settle(as: SettledAs, settle: () => Promise<boolean>): Promise<boolean> {
-    const held = !this.#over && (await settle());
+  async #settle(as: SettledAs, settling: Promise<boolean>): Promise<boolean> {
+    const held = await settling;
     if (held) this.#settledAs = as;
     return held;
   }

@@ -113,7 +113,7 @@ export async function uninstall(db: Db): Promise<void> {
  * one for every transaction.
  */
 async function installOnline(db: Db): Promise<void> {
-  const lock = await db.urgentSession();
+  const lock = await db.urgent.session();
   try {
     await holding(async () => {
       await lock.begin();

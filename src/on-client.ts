@@ -11,7 +11,7 @@ export interface Clients {
 export interface ClientLimits {
   /** What is done, for the error. */
   what: string;
-  /** Longest time for a client and all answers, in ms. */
+  /** Longest time for a client and all answers, in ms. Infinity sets none. */
   ms: number;
   /** Its abort ends the work sooner: see `Cut`. */
   signal?: AbortSignal | undefined;
@@ -101,6 +101,7 @@ export class Cut {
   #arm(ms: number): void {
     clearTimeout(this.#timer);
     this.#end = performance.now() + ms;
+    if (ms === Infinity) return;
     this.#timer = setTimeout(() => this.#given.abort(new TimeoutError(this.limits.what, ms)), ms);
   }
 }

@@ -1,9 +1,11 @@
 import { createHash } from 'node:crypto';
 import type pg from 'pg';
+import { cancel, type Inside, type OpensStream } from './cancel.js';
 import { copyIn } from './copy-in.js';
+import { type Deferred, deferred } from './deferred.js';
 import { driverError } from './driver-error.js';
 import { isAnswer } from './errors/answer.js';
-import { DatabaseError, NotPrimaryError } from './errors/index.js';
+import { ConnectionError, DatabaseError, NotPrimaryError } from './errors/index.js';
 import { HostsClient } from './hosts-client.js';
 
 /** What runs one statement: the database, or one session of it. */
@@ -16,8 +18,12 @@ export interface Queryable {
 /** One client of the pool, held for a transaction or a COPY. */
 export class Session implements Queryable {
   #given = false;
-  /** Statements that are not answered. */
+  /** Statements that have got no answer. */
   #asked = 0;
+  #committing = false;
+  #isLent = false;
+  /** Rejects when the client is given up: what it still has to say is of no interest. */
+  readonly #over: Deferred<never> = deferred();
   /** A transaction of ours may be open. */
   #begun = false;
   /** Not even a ROLLBACK is possible. */
@@ -28,15 +34,18 @@ export class Session implements Queryable {
     readonly schema: string,
     /** Whether prepared statements can be relied on; one for all sessions of a database. */
     private readonly preparing: { works: boolean },
+    /** How the client opened its socket, where not as usual. */
+    private readonly stream?: OpensStream,
   ) {}
 
   /** For statements of the caller's own, in a transaction of ours. */
   get lent(): pg.ClientBase {
+    this.#isLent = true;
     return this.client;
   }
 
   query<Row>(text: string, values?: readonly unknown[]): Promise<Row[]> {
-    return this.#answered(run<Row>(this.client, text, values));
+    return this.#rows<Row>(text, values);
   }
 
   /**
@@ -46,7 +55,7 @@ export class Session implements Queryable {
   async prepared<Row>(text: string, values: readonly unknown[]): Promise<Row[]> {
     if (this.preparing.works) {
       try {
-        return await this.#answered(run<Row>(this.client, { name: preparedName(text), text }, values));
+        return await this.#rows<Row>({ name: preparedName(text), text }, values);
       } catch (error) {
         if (!(error instanceof DatabaseError && PREPARED_ELSEWHERE.has(error.sqlState))) throw error;
         this.preparing.works = false;
@@ -71,7 +80,8 @@ export class Session implements Queryable {
 
   /** Sends `chunks` by COPY ... FROM STDIN and resolves with the number of rows. After a failure leave the session. */
   copyIn(text: string, chunks: Iterable<Buffer>): Promise<number> {
-    return this.#answered(answer(this.client, copyIn(this.client, text, chunks))).catch((error: unknown) => {
+    // Once it is given up the chunks are no longer its own.
+    return this.#answered(copyIn(this.client, text, chunks, () => this.#given)).catch((error: unknown) => {
       this.#broken = true;
       throw error;
     });
@@ -82,7 +92,9 @@ export class Session implements Queryable {
    * Throws too when the transaction had failed before, which COMMIT answers with ROLLBACK and no error.
    */
   async commit(lastStatement = ''): Promise<void> {
-    const tag = (await this.script(`${lastStatement}; commit`)).at(-1);
+    this.#committing = true;
+    const tag = (await this.script(`${lastStatement}; commit`).catch(this.#refused)).at(-1);
+    this.#committing = false;
     this.#begun = false;
     if (tag !== 'COMMIT') throw new DatabaseError(`COMMIT was answered with ${String(tag)}`, '40000');
   }
@@ -92,7 +104,7 @@ export class Session implements Queryable {
    * under way; else it is discarded. Never throws.
    */
   async leave(error: unknown): Promise<void> {
-    const lastWord = error instanceof DatabaseError && error.endsConnection;
+    const lastWord = this.#isCut || (error instanceof DatabaseError && error.endsConnection);
     if (this.#broken || this.#asked > 0 || !isAnswer(error) || lastWord) this.discard();
     else if (this.#begun) await this.rollback();
     else this.release();
@@ -116,37 +128,70 @@ export class Session implements Queryable {
     this.#give(false);
   }
 
-  /** Cuts the socket, whatever it is doing, and removes the client from the pool. Pending statements reject. */
+  /**
+   * Gives the client up, whatever it is doing: pending statements reject at once, the server is told to cancel the one
+   * it is at, and the socket is cut. A COMMIT is not cancelled: where it waits for a synchronous standby, that would
+   * make it visible without one.
+   */
   discard(): void {
     this.#give(true);
   }
 
+  async #rows<Row>(text: string | pg.QueryConfig, values?: readonly unknown[]): Promise<Row[]> {
+    const { rows } = await this.#answered(this.client.query(text, values as unknown[]));
+    return rows as Row[];
+  }
+
   async #script(text: string): Promise<pg.QueryResult[]> {
-    const results = await this.#answered(answer(this.client, this.client.query(text)));
-    return [results as pg.QueryResult | pg.QueryResult[]].flat();
+    const results: pg.QueryResult | pg.QueryResult[] = await this.#answered(this.client.query(text));
+    return [results].flat();
   }
 
   async #answered<T>(statement: Promise<T>): Promise<T> {
     this.#asked++;
     try {
-      return await statement;
-    } finally {
+      const answered = await answer(this.client, Promise.race([statement, this.#over.promise]));
       this.#asked--;
+      return answered;
+    } catch (error) {
+      if (isAnswer(error)) this.#asked--;
+      throw error;
     }
+  }
+
+  readonly #refused = (error: unknown): never => {
+    if (isAnswer(error)) this.#committing = false;
+    throw error;
+  };
+
+  get #isCut(): boolean {
+    return (this.client as unknown as Inside).connection.stream.destroyed;
   }
 
   #give(broken: boolean): void {
     if (this.#given) return;
     this.#given = true;
-    if (broken) {
+    if (!broken) {
+      handBack(this.client);
+      return;
+    }
+    const over = new ConnectionError('the connection was given up', true);
+    this.#over.reject(over);
+    if (this.client instanceof HostsClient) this.client.doubt();
+    const cut = () => {
       // A black-holed socket never answers the polite end() that release(true) sends.
       // The error listener stays: the driver may still report the cut.
-      (this.client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
+      (this.client as unknown as Inside).connection.stream.destroy();
       this.client.release(true);
-      if (this.client instanceof HostsClient) this.client.doubt();
-    } else {
-      handBack(this.client);
+    };
+    const isAtWork = !this.#isCut && !this.#committing && (this.#asked > 0 || this.#isLent);
+    if (!isAtWork) {
+      cut();
+      return;
     }
+    // Whoever has it says nothing more in the meantime.
+    this.client.query = () => Promise.reject(over) as never;
+    void cancel(this.client, this.stream).then(cut);
   }
 }
 
@@ -167,10 +212,10 @@ export function takeClient(pool: pg.Pool): Promise<pg.PoolClient> {
   });
 }
 
-/** Gives a client back to the pool, which listens to it from then on; not to one that it drops, which may still report. */
-export function handBack(client: pg.PoolClient, error?: Error): void {
-  if (!error) client.removeListener('error', ignore);
-  client.release(error);
+/** Gives a client back to the pool, which listens to it from then on. */
+export function handBack(client: pg.PoolClient): void {
+  client.removeListener('error', ignore);
+  client.release();
 }
 
 const ignore = () => undefined;
@@ -192,11 +237,7 @@ function preparedName(text: string): string {
 }
 
 /** Runs one statement, and throws errors of ours only. */
-export async function run<Row>(
-  on: pg.ClientBase,
-  text: string | pg.QueryConfig,
-  values?: readonly unknown[],
-): Promise<Row[]> {
+export async function run<Row>(on: pg.ClientBase, text: string, values?: readonly unknown[]): Promise<Row[]> {
   return (await answer(on, on.query<Row & pg.QueryResultRow>(text, values as unknown[]))).rows;
 }
 

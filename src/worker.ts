@@ -146,7 +146,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
 
   /**
    * Suspends and shuts down, from whatever state; a fenced worker has nothing left to leave. Twice is fine.
-   * @throws {ConnectionError} the server could not be told, within some seconds; the registration goes stale by itself
+   * @throws {ConnectionError | TimeoutError} the server could not be told; the registration goes stale by itself
    */
   close(): Promise<void> {
     this.#closing ??= this.#close();

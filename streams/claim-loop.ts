@@ -1,5 +1,19 @@
 import type { MessageSource } from './message-stream.js';
 
+/** What one claim may bring: of large messages fewer, but always one. */
+export interface Room {
+  limit: number;
+  maxBytes: number;
+}
+
+/** Memory for messages. */
+export interface Memory {
+  /** How many of so many messages there is memory for, those that are held included; at least one. */
+  fit(messages: number): number;
+  /** Sets memory aside for a claim of at most so many; nothing where there is none: the loop is poked when there is. */
+  room(messages: number): Room | undefined;
+}
+
 export interface ClaimLoopOptions<M> {
   /** Messages to claim ahead of those that are being handled. */
   prefetch: () => number;
@@ -11,10 +25,17 @@ export interface ClaimLoopOptions<M> {
   waiting: () => number;
   /** Messages that are being handled. */
   running?: () => number;
+  /** @default without bounds */
+  memory?: Memory;
   onMessages: (messages: M[]) => void;
   /** Called once, for what ended the loop. */
   onError: (error: Error) => void;
 }
+
+const UNBOUNDED: Memory = {
+  fit: (messages) => messages,
+  room: (messages) => ({ limit: messages, maxBytes: Infinity }),
+};
 
 /** So few messages are not worth a claim more. */
 const FEW = 300;
@@ -44,10 +65,11 @@ export class ClaimLoop<M> {
   poke(): void {
     const atOnce = this.#full ? (this.options.claims ?? 1) : 1;
     while (!this.#ending.signal.aborted && !this.#waits && this.#claiming < atOnce) {
-      const limit = this.#wanted();
-      if (limit === 0) return;
+      const wanted = this.#wanted();
+      const room = wanted > 0 ? (this.options.memory ?? UNBOUNDED).room(wanted) : undefined;
+      if (!room) return;
       this.#claiming++;
-      const claim = this.#claim(limit).finally(() => this.#underWay.delete(claim));
+      const claim = this.#claim(room).finally(() => this.#underWay.delete(claim));
       this.#underWay.add(claim);
     }
   }
@@ -59,10 +81,10 @@ export class ClaimLoop<M> {
   }
 
   #wanted(): number {
-    const { prefetch, slots = 0, claims = 1, waiting, running = () => 0 } = this.options;
+    const { prefetch, slots = 0, claims = 1, waiting, running = () => 0, memory = UNBOUNDED } = this.options;
     const ahead = waiting() + this.#asked;
-    const toBeAhead = prefetch();
-    const all = slots + toBeAhead;
+    const all = memory.fit(slots + prefetch());
+    const toBeAhead = Math.max(0, all - slots);
     const room = all - ahead - running();
     if (room <= 0) return 0;
     // Of many messages one share is being handled while the claims bring the others.
@@ -71,9 +93,9 @@ export class ClaimLoop<M> {
   }
 
   /** Never rejects. */
-  async #claim(limit: number): Promise<void> {
+  async #claim(room: Room): Promise<void> {
     try {
-      if (await this.#isShort(limit)) {
+      if (await this.#isShort(room)) {
         this.#waits = true;
         await this.source.wait(this.#empty, this.#ending.signal);
         this.#waits = false;
@@ -89,10 +111,11 @@ export class ClaimLoop<M> {
   }
 
   /** @returns whether it is time to wait: of several claims the last one does */
-  async #isShort(limit: number): Promise<boolean> {
+  async #isShort(room: Room): Promise<boolean> {
     const { signal } = this.#ending;
+    const { limit } = room;
     this.#asked += limit;
-    const messages = await this.source.claim(limit, signal);
+    const messages = await this.source.claim(room, signal);
     this.#asked -= limit;
     if (signal.aborted) {
       await this.source.giveBack(messages);

@@ -1,4 +1,5 @@
-export { type MessageSource, MessageStream } from './message-stream.js';
+export type { Memory, Room } from './claim-loop.js';
+export { type MessageSource, MessageStream, type MessageStreamOptions } from './message-stream.js';
 export {
   type BatchOptions,
   type IngestStats,

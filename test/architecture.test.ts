@@ -20,6 +20,7 @@ const FLOORS: readonly (readonly string[])[] = [
   [
     'src/check',
     'src/driver-error',
+    'src/cancel',
     'src/on-client',
     'src/retrying',
     'src/copy-in',
@@ -63,7 +64,7 @@ const FLOORS: readonly (readonly string[])[] = [
 const STRANGERS = ['src/admin', 'src/consumer', 'src/producer'];
 /** Where each package that talks to the server is used. */
 const DRIVERS: Record<string, readonly string[]> = {
-  pg: ['src/db.ts', 'src/driver-error.ts', 'src/hosts-client.ts', 'src/hosts-probe.ts'],
+  pg: ['src/cancel.ts', 'src/db.ts', 'src/driver-error.ts', 'src/hosts-client.ts', 'src/hosts-probe.ts'],
   'pg-copy-streams': ['src/copy-in.ts'],
   'pg-listen': ['src/listen-link.ts'],
 };

@@ -103,7 +103,7 @@ test('a stream that waits for messages claims none of those that come during a s
   const { sluice, count } = await spied(s, PATIENT);
   const consumer = await sluice.consumer('work');
   const listening = once(consumer, 'listening');
-  const stream = consumer.messages<{ n: number }>();
+  const stream = consumer.messages<{ n: number }>({ prefetch: 10 });
   const got: number[] = [];
   stream.on('data', ({ payload }: Item) => got.push(payload.n));
   await listening;

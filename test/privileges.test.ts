@@ -96,7 +96,7 @@ test('a consumer’s role runs handlers: archived, retried, dead', async () => {
   const stop = new AbortController();
   const run = consumer.run(
     ({ id, readCount }) => {
-      if (id === again && readCount === 1) throw new RetryAfter(0.01);
+      if (id === again && readCount === 1) throw new RetryAfter(0);
       if (id === hopeless) throw new Error('never');
       if (id === refused) throw new DeadLetter('no such customer');
     },

@@ -1,14 +1,15 @@
+import type { Room } from '../../streams/claim-loop.js';
 import type { CallersClient, Db, Session } from '../db.js';
-import { isAnswer, tookTooLong } from '../errors/answer.js';
 import { type Holder, Message } from '../message.js';
 import { onClient } from '../on-client.js';
 import * as claims from '../sql/claim.js';
 import { type Persistence, retrying } from '../retrying.js';
 import * as settle from '../sql/settle.js';
 import type { Incarnation } from '../sql/workers.js';
-import { type Acknowledgement, Acknowledgements, Asked } from './acknowledgements.js';
+import type { StoredMessage } from '../types.js';
+import { type Acknowledgement, Acknowledgements, answer, type Asker } from './acknowledgements.js';
 import { Floor } from './floor.js';
-import { afterFailure } from './outcome.js';
+import { afterFailure, type Failure } from './outcome.js';
 import type { RetryPolicy } from './retry-policy.js';
 
 export interface DeliveriesOptions {
@@ -16,6 +17,10 @@ export interface DeliveriesOptions {
   worker: Incarnation;
   claimable: claims.Claimable;
   retryPolicy: RetryPolicy;
+  /** Makes a payload of its JSON. */
+  parsePayload: (json: string) => unknown;
+  /** Told of a message that could not be parsed, and of what has become of it. */
+  onUnreadable: (failure: Failure) => void;
   /** What a consumer that is not registered any more throws. */
   fenced: () => Error;
   /** Called when messages are back in the queue: they may be due before whatever was waited for. */
@@ -39,9 +44,7 @@ export class Deliveries implements Holder {
   readonly #floor = new Floor();
   readonly #done: Record<settle.SettledBy, Acknowledgements>;
   readonly #releases: Acknowledgements<settle.Release>;
-  readonly #returns: Acknowledgements;
   readonly #claims = new Set<Promise<unknown>>();
-  #messageBytes = 1;
 
   constructor(private readonly options: DeliveriesOptions) {
     const { hurry, worker } = options;
@@ -63,10 +66,6 @@ export class Deliveries implements Holder {
       send: (releases, onSending) => this.#release(releases, onSending),
       hurry,
     });
-    this.#returns = new Acknowledgements({
-      send: (held, onSending) => this.#giveBack(held, onSending),
-      hurry,
-    });
   }
 
   /**
@@ -74,30 +73,24 @@ export class Deliveries implements Holder {
    * @param onSending called when a statement is about to be sent: leases begin after that
    */
   async claim<T>(
-    limit: number,
+    room: Room,
     lockSeconds: number,
     hurry = this.options.hurry,
     onSending: () => void = () => undefined,
   ): Promise<Message<T>[]> {
     const floor = this.#floor.next();
-    const messages = await this.#claim<T>(limit, lockSeconds, floor, hurry, onSending);
-    const missing = limit - messages.length;
-    if (!floor || missing === 0) return messages;
+    const { messages, left } = await this.#claim<T>(room, lockSeconds, floor, hurry, onSending);
+    if (!floor || !left) return messages;
     // There may be more before the floor. What is in hand already stays in hand.
-    const more = await this.#claim<T>(missing, lockSeconds, undefined, hurry, onSending).catch(
+    const { messages: more } = await this.#claim<T>(left, lockSeconds, undefined, hurry, onSending).catch(
       (error: unknown) => {
         if (messages.length === 0) throw error;
-        return [];
+        return { messages: [] };
       },
     );
     // With a lease of no time the same messages may have come again.
     const again = new Set(more.map(({ id }) => id));
     return [...more, ...messages.filter(({ id }) => !again.has(id))];
-  }
-
-  /** Average of the last claim's payloads, as they are stored. */
-  get messageBytes(): number {
-    return this.#messageBytes;
   }
 
   /** ms until the next message is due, 0 when one is; nothing when none is waiting. */
@@ -123,15 +116,14 @@ export class Deliveries implements Holder {
   }
 
   async done(by: settle.SettledBy, held: settle.Delivery, client?: CallersClient): Promise<boolean> {
-    if (client) return first(await this.doneMany(by, [held], client));
-    const asked = new Asked(held);
-    this.settle(by, asked);
-    return asked.answer;
+    return client
+      ? first(await this.doneMany(by, [held], client))
+      : asked((asker) => this.settle(by, held, asker));
   }
 
   /** As `done`, for who does not want a promise for each. */
-  settle(by: settle.SettledBy, acknowledgement: Acknowledgement): void {
-    this.#done[by].add(acknowledgement);
+  settle(by: settle.SettledBy, held: settle.Delivery, asker: Asker): void {
+    this.#done[by].add(held, asker);
   }
 
   /** In one statement of their own. */
@@ -146,15 +138,14 @@ export class Deliveries implements Holder {
   }
 
   async release(held: settle.Release, client?: CallersClient): Promise<boolean> {
-    if (client) return first(await this.releaseMany([held], client));
-    const asked = new Asked(held);
-    this.letGo(asked);
-    return asked.answer;
+    return client
+      ? first(await this.releaseMany([held], client))
+      : asked((asker) => this.#releases.add(held, asker));
   }
 
   /** As `release`, for who does not want a promise for each. */
-  letGo(acknowledgement: Acknowledgement<settle.Release>): void {
-    this.#releases.add(acknowledgement);
+  letGo(release: settle.Release, asker: Asker): void {
+    this.#releases.add(release, asker);
   }
 
   /** In one statement of their own. */
@@ -194,21 +185,6 @@ export class Deliveries implements Holder {
     return settle.renewLeases(this.options.db.urgent, this.options.worker, held, lockSeconds);
   }
 
-  /** As if it had never been delivered; a message object that somebody has in hand must have been ended. */
-  giveBackOne(acknowledgement: Acknowledgement): void {
-    this.#returns.add(acknowledgement);
-  }
-
-  async #giveBack(held: readonly settle.Delivery[], onSending: () => void): Promise<boolean[]> {
-    const back = await this.#answered('giving messages back', (on) => {
-      onSending();
-      return settle.giveBackMessages(on, this.options.worker, held);
-    });
-    this.startOver();
-    if (back.includes(true)) this.options.onReturned();
-    return back;
-  }
-
   /**
    * Messages that nobody has begun: they don't count as delivered. Where it fails the leases run out by themselves. Never
    * rejects.
@@ -243,58 +219,84 @@ export class Deliveries implements Holder {
   /** Resolves when no acknowledgement is waiting or under way. */
   async idle(): Promise<void> {
     await Promise.all(this.#claims);
-    const { archive, delete: deleted } = this.#done;
-    await Promise.all([archive, deleted, this.#releases, this.#returns].map((kind) => kind.idle()));
+    await Promise.all([this.#done.archive.idle(), this.#done.delete.idle(), this.#releases.idle()]);
   }
 
+  /** @returns `left`: what there is still room for, where the queue may have it */
   async #claim<T>(
-    limit: number,
+    { limit, maxBytes }: Room,
     lockSeconds: number,
     floor: claims.Place | undefined,
     hurry: AbortSignal,
     onSending: () => void,
-  ): Promise<Message<T>[]> {
+  ): Promise<{ messages: Message<T>[]; left: Room | undefined }> {
     const claiming = this.#answered(
       'claiming messages',
       (on) => {
         onSending();
         const { claimable, worker } = this.options;
-        return this.#claimOn<T>(on, { ...claimable, limit, worker, lockSeconds, floor, begun: true });
+        return this.#claimOn(on, { ...claimable, limit, maxBytes, worker, lockSeconds, floor, begun: true });
       },
       hurry,
     );
     const claim = claiming.catch(() => undefined).finally(() => this.#claims.delete(claim));
     this.#claims.add(claim);
-    const { messages, last, bytes } = await claiming;
+    const { messages, last, bytes, more } = await claiming;
     if (!messages) throw this.options.fenced();
-    if (messages.length > 0) this.#messageBytes = bytes / messages.length;
-    if (last && messages.length === limit) this.#floor.moveTo(last);
+    const isFull = more || messages.length === limit;
+    if (last && isFull) this.#floor.moveTo(last);
     else this.#floor.reset();
-    return messages.map((message) => new Message(message, this));
+    const left = { limit: limit - messages.length, maxBytes: maxBytes - bytes };
+    return {
+      messages: messages.map((message) => this.#read<T>(message)).filter((message) => message !== undefined),
+      left: isFull || left.maxBytes <= 0 ? undefined : left,
+    };
   }
 
-  /** What is settled along with a claim never fails it: refused, or in the way, it goes on its own. */
-  async #claimOn<T>(on: Session, claim: claims.Claim): Promise<claims.Claimed<T>> {
+  /** A message whose payload cannot be parsed has failed, as if its handler had. */
+  #read<T>(stored: StoredMessage<string>): Message<T> | undefined {
+    const json = stored.payload;
+    const bytes = Buffer.byteLength(json);
+    try {
+      return new Message(stored, this.options.parsePayload(json) as T, this, bytes);
+    } catch (error) {
+      void this.#unreadable(new Message(stored, json, this, bytes), error);
+      return undefined;
+    }
+  }
+
+  async #unreadable(message: Message, error: unknown): Promise<void> {
+    const release = this.afterFailure(message, error);
+    const { dead } = release;
+    const held = await this.release(release).catch(() => false);
+    if (!held) return;
+    const retrySeconds = dead ? undefined : release.delaySeconds;
+    this.options.onUnreadable({ message, error, retrySeconds, deadReason: dead?.reason });
+  }
+
+  async #claimOn(on: Session, claim: claims.Claim): Promise<claims.Claimed> {
     const by = this.#done.archive.waiting >= this.#done.delete.waiting ? 'archive' : 'delete';
-    const done = this.#done[by];
-    const waiting = done.take();
-    if (waiting.length === 0) return claims.claimMessages<T>(on, claim);
+    const waiting: Acknowledgement[] = this.#done[by].take();
+    if (waiting.length === 0) return claims.claimMessages(on, claim);
     try {
       const held = waiting.map(({ delivery }) => delivery);
-      const claimed = await claims.claimMessages<T>(on, { ...claim, settlement: { by, held } });
-      if (claimed.settled === 'refused') done.again(waiting);
-      else done.answered(waiting, claimed.settled);
+      const claimed = await claims.claimMessages(on, { ...claim, settlement: { by, held } });
+      if (claimed.settled === 'refused') this.#done[by].retry(waiting);
+      else answer(waiting, claimed.settled);
       return claimed;
     } catch (error) {
-      done.again(waiting, error);
-      if (!isAnswer(error) || tookTooLong(error)) throw error;
-      return claims.claimMessages<T>(on, claim);
+      this.#done[by].retry(waiting, error as Error);
+      throw error;
     }
   }
 
   #answered<R>(what: string, work: (on: Session) => Promise<R>, signal = this.options.hurry): Promise<R> {
     return onClient(this.options.db, { what, ms: ANSWER_MS, signal, graceMs: LAST_ANSWER_MS }, work);
   }
+}
+
+function asked(ask: (asker: Asker) => void): Promise<boolean> {
+  return new Promise((answered, failed) => ask({ answered, failed }));
 }
 
 function first(answers: boolean[]): boolean {

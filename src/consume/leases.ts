@@ -13,6 +13,8 @@ export interface Lease {
   readonly delivery: Delivery;
   /** By the clock of performance.now(); never later than the server's end of it. */
   endsAtMs: number;
+  /** What its message takes in memory. */
+  readonly bytes: number;
   /** Called once, when it is lost. */
   lose(error: LeaseLostError): void;
 }
@@ -22,6 +24,8 @@ export interface LeasesOptions {
   /** Renews leases; answers for each what became of it. */
   renew: (deliveries: readonly Delivery[], lockSeconds: number) => Promise<Renewal[]>;
   onRenewError: (error: Error) => void;
+  /** Called once for each that was added, when it is settled or lost. */
+  onRemoved: (lease: Lease) => void;
 }
 
 /**
@@ -46,7 +50,7 @@ export class Leases {
 
   /** Settled, one way or the other. */
   remove(lease: Lease): void {
-    this.#leases.delete(lease);
+    if (this.#leases.delete(lease)) this.options.onRemoved(lease);
   }
 
   /**
@@ -57,9 +61,10 @@ export class Leases {
     return this.#renewed(leases, seconds);
   }
 
-  /** Nothing is renewed any more. */
+  /** Nothing is renewed any more, and nothing held. */
   end(): void {
     clearInterval(this.#timer);
+    for (const lease of this.#leases) this.remove(lease);
   }
 
   /** Never rejects. */
@@ -101,6 +106,7 @@ export class Leases {
 
   #lose(lease: Lease, options?: ErrorOptions): void {
     if (!this.#leases.delete(lease)) return;
+    this.options.onRemoved(lease);
     lease.lose(new LeaseLostError(lease.delivery.id, options));
   }
 }

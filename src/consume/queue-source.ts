@@ -1,4 +1,4 @@
-import type { MessageSource } from '../../streams/message-stream.js';
+import type { Room } from '../../streams/claim-loop.js';
 import { backoffMs, sleep } from '../backoff.js';
 import { type Deferred, deferred, orAbort } from '../deferred.js';
 import { SluiceError } from '../errors/index.js';
@@ -6,10 +6,9 @@ import { SluiceError } from '../errors/index.js';
 /** A queue as its consumer sees it. */
 export interface QueueSourceOptions<M> {
   /** One claim. Where the signal aborts, its answer is still wanted, but soon. */
-  claim: (limit: number, hurry: AbortSignal) => Promise<M[]>;
+  claim: (room: Room, hurry: AbortSignal) => Promise<M[]>;
   /** ms until the next message is due; nothing when none is waiting. */
   nextDueMs: (hurry: AbortSignal) => Promise<number | undefined>;
-  giveBack: (messages: M[]) => Promise<void>;
   /** Has `wake` called whenever messages may have come. */
   subscribe: (wake: () => void) => () => void;
   pollIntervalMs: number;
@@ -26,7 +25,7 @@ const BETWEEN_EMPTY_CLAIMS_MS = 5;
  * When to claim from a queue. After a claim that came back short it waits until the next message is due, a wake, or
  * the poll interval, whichever is first. A wake is a hint that shortens the wait; polling is what can be relied on.
  */
-export class QueueSource<M> implements MessageSource<M> {
+export class QueueSource<M> {
   /** Settled by a wake. A new one before each claim, so that a wake during the claim is not missed. */
   #woken: Deferred<void> = deferred();
   readonly #unsubscribe: () => void;
@@ -36,11 +35,11 @@ export class QueueSource<M> implements MessageSource<M> {
   }
 
   /** A server that is away comes back: a stream outlives it. */
-  async claim(limit: number, signal: AbortSignal): Promise<M[]> {
+  async claim(room: Room, signal: AbortSignal): Promise<M[]> {
     for (let failures = 1; ; failures++) {
       this.#woken = deferred();
       try {
-        return await this.options.claim(limit, signal);
+        return await this.options.claim(room, signal);
       } catch (error) {
         if (!(error instanceof SluiceError && error.transient) || signal.aborted) throw error;
         this.options.onClaimError(error);
@@ -58,10 +57,6 @@ export class QueueSource<M> implements MessageSource<M> {
     } finally {
       timer.abort();
     }
-  }
-
-  giveBack(messages: M[]): Promise<void> {
-    return this.options.giveBack(messages);
   }
 
   close(): void {

@@ -10,7 +10,7 @@ export interface RunOptions {
    * Messages claimed ahead of the handlers, whose leases are renewed while they wait. More of them keep short handlers
    * busy; fewer leave more to other consumers. Without it, what waits longer than its time because handlers have become
    * slow goes back, uncounted. @default what the handlers get done in a tenth of a second, at least as many as are
-   * handled at once, at most 6000 or 16 MiB of them
+   * handled at once, at most 6000, as far as there is memory
    */
   prefetch?: number;
   /**

@@ -1,34 +1,29 @@
 import pLimit from 'p-limit';
 import { ClaimLoop } from '../../streams/claim-loop.js';
-import type { MessageSource } from '../../streams/message-stream.js';
 import { Surplus } from '../../streams/surplus.js';
 import { Waiting } from '../../streams/waiting.js';
 import * as check from '../check.js';
 import { type Deferred, deferred, settledWithin } from '../deferred.js';
-import { ShutdownError, TimeoutError, WorkerFencedError } from '../errors/index.js';
+import { LeaseLostError, ShutdownError, TimeoutError, WorkerFencedError } from '../errors/index.js';
 import { onAbort } from '../on-abort.js';
-import type { Persistence } from '../retrying.js';
-import { Leases } from './leases.js';
+import { Holding } from './holding.js';
 import { Outcomes } from './outcomes.js';
 import { Pace } from './pace.js';
-import { CommitInDoubt, type Errors, type Perform, RolledBack, SettlementRefused } from './perform.js';
+import { CommitInDoubt, type Errors, type Perform, SettlementRefused } from './perform.js';
 import type { CheckedRunOptions, RunSummary } from './run-options.js';
 import type { RunsOptions } from './runs.js';
-import { Held, Work } from './work.js';
+import { type Held, Work } from './work.js';
 
 export interface RunParts extends RunsOptions {
   perform: Perform;
 }
 
-/** As the server stores them; in memory they are a multiple of that. */
-const MAX_AHEAD_BYTES = 16 * 1_024 * 1_024;
 /** For handlers that wait for nothing. */
 const LONGEST_TURN_MS = 10;
 /** For handlers whose signal has aborted at the end of a shutdown's time, to notice. */
 const GRACE_MS = 1_000;
 /** For the last acknowledgements, at least. */
 const LAST_WORDS_MS = 5_000;
-const GIVE_BACK_RETRY = { baseMs: 50, maxMs: 2_000 };
 
 /**
  * Handlers at work on one queue. Messages are claimed ahead of them; each message is settled when its handler is over,
@@ -39,8 +34,7 @@ const GIVE_BACK_RETRY = { baseMs: 50, maxMs: 2_000 };
  */
 export class Run {
   readonly #outcomes: Outcomes;
-  readonly #leases: Leases;
-  readonly #source: MessageSource<Held>;
+  readonly #holding: Holding;
   readonly #claims: ClaimLoop<Held>;
   readonly #limit: ReturnType<typeof pLimit>;
   /** Claimed, for the next handlers. */
@@ -48,7 +42,6 @@ export class Run {
   readonly #pace: Pace;
   /** Where the caller says how many messages to hold, these are held. */
   readonly #surplus: Surplus<Held> | undefined;
-  readonly #givingBack = new Set<Promise<void>>();
   /** Taken by handlers that go on as long as there are messages. */
   #slots = 0;
   readonly #works = new Set<Work>();
@@ -60,7 +53,6 @@ export class Run {
   #quiet: Deferred<void> | undefined;
   #error: Error | undefined;
   #ending: Promise<void> | undefined;
-  readonly #over = new AbortController();
   readonly #ended = deferred<RunSummary>();
   #stopListening: () => void = () => undefined;
 
@@ -69,39 +61,31 @@ export class Run {
     private readonly options: CheckedRunOptions,
   ) {
     const { concurrency, atOnce, batchSize, prefetch, lockSeconds, signal } = options;
-    const { deliveries } = parts;
     this.#limit = pLimit(concurrency);
     this.#pace = new Pace(atOnce, batchSize);
     if (prefetch === undefined) {
       this.#surplus = new Surplus({
         waiting: this.#waiting,
         ahead: () => this.#prefetch,
-        giveBack: (held) => this.#giveBackSurplus(held),
+        giveBack: (held) => this.#holding.giveBackSurplus(held),
       });
     }
-    this.#leases = new Leases({
-      lockSeconds,
-      renew: (held, seconds) => deliveries.renew(held, seconds),
-      onRenewError: parts.onRenewError,
-    });
+    this.#holding = new Holding({ ...parts, lockSeconds, onRoom: () => this.#claims.poke() });
     this.#outcomes = new Outcomes({
       ...parts,
       onSuccess: options.onSuccess,
-      leases: this.#leases,
+      leases: this.#holding.leases,
       onSettled: () => this.#claims.poke(),
       onRefused: (error) => void this.#end(error),
     });
-    this.#source = parts.sourceOf(
-      (limit, hurry) => this.#claim(limit, hurry),
-      (held) => this.#giveBack(held),
-    );
-    this.#claims = new ClaimLoop(this.#source, {
+    this.#claims = new ClaimLoop(this.#holding, {
       prefetch: () => this.#prefetch,
       slots: atOnce,
       // In the order of their being due where that can be kept at all.
       claims: concurrency === 1 ? 1 : 2,
       waiting: () => this.#waiting.count,
       running: () => this.#running + this.#backlog,
+      memory: this.#holding.memory,
       onMessages: (held) => this.#arrived(held),
       onError: (error) => void this.#end(error),
     });
@@ -122,28 +106,12 @@ export class Run {
 
   /** Messages to claim ahead: what the caller wants, or what the handlers will soon be done with. */
   get #prefetch(): number {
-    const { prefetch, atOnce } = this.options;
-    if (prefetch !== undefined) return prefetch;
-    const inMemory = Math.floor(MAX_AHEAD_BYTES / this.parts.deliveries.messageBytes);
-    return Math.max(atOnce, Math.min(this.#pace.ahead(), inMemory));
+    return this.options.prefetch ?? this.#pace.ahead();
   }
 
   /** Settlements that the server keeps waiting: beyond a measure they take up room. */
   get #backlog(): number {
     return Math.max(0, this.#outcomes.open - 4 * (this.options.atOnce + this.#prefetch));
-  }
-
-  async #claim(limit: number, hurry: AbortSignal): Promise<Held[]> {
-    const { lockSeconds } = this.options;
-    let sinceMs: number | undefined;
-    const sending = () => (sinceMs ??= performance.now());
-    const messages = await this.parts.deliveries.claim(limit, lockSeconds, hurry, sending);
-    const untilMs = (sinceMs ?? performance.now()) + lockSeconds * 1_000;
-    return messages.map((message) => {
-      const held = new Held(message, untilMs);
-      this.#leases.add(held);
-      return held;
-    });
   }
 
   #arrived(held: readonly Held[]): void {
@@ -197,14 +165,14 @@ export class Run {
     const { batchSize } = this.options;
     const taken: Held[] = [];
     for (let held; taken.length < batchSize && (held = this.#waiting.take());) {
-      if (held.isOver) void this.#giveBack([held]);
+      if (held.isOver) void this.#holding.giveBack([held]);
       else taken.push(held);
     }
     return taken;
   }
 
   readonly #extend = async (held: readonly Held[], seconds: number): Promise<boolean> => {
-    return this.#leases.extend(held, check.leaseSeconds('seconds', seconds));
+    return this.#holding.leases.extend(held, check.leaseSeconds('seconds', seconds));
   };
 
   #settle(work: Work, errors: Errors): void {
@@ -225,22 +193,6 @@ export class Run {
     });
   }
 
-  async #giveBack(held: readonly Held[], patience?: Persistence): Promise<void> {
-    for (const one of held) this.#leases.remove(one);
-    await this.parts.deliveries.giveBack(
-      held.map(({ message }) => message),
-      patience,
-    );
-  }
-
-  /** Tried again for as long as there are leases to give back: those that just end count as deliveries. */
-  #giveBackSurplus(held: readonly Held[]): void {
-    const withinMs = Math.max(...held.map(({ endsAtMs }) => endsAtMs)) - performance.now();
-    const givingBack = this.#giveBack(held, { ...GIVE_BACK_RETRY, withinMs, hurry: this.#over.signal });
-    this.#givingBack.add(givingBack);
-    void givingBack.finally(() => this.#givingBack.delete(givingBack));
-  }
-
   #end(error?: Error): Promise<void> {
     this.#error ??= error;
     this.#ending ??= this.#windUp();
@@ -254,8 +206,8 @@ export class Run {
     this.#stopListening();
     const ended = this.#claims.end(this.#error ?? new Error('the run is over'));
     this.#surplus?.end();
-    this.#over.abort();
-    const back = Promise.all([ended, this.#giveBack(this.#waiting.takeBeyond(0)), ...this.#givingBack]);
+    const waiting = this.#holding.giveBack(this.#waiting.takeBeyond(0));
+    const back = Promise.all([ended, waiting, this.#holding.stop()]);
 
     // Who is not registered any more has nothing to wait for: its messages are, or will be, somebody else's.
     if (!(this.#error instanceof WorkerFencedError)) await this.#quietWithin(shutdownSeconds * 1_000);
@@ -267,8 +219,7 @@ export class Run {
     const left = Math.max(LAST_WORDS_MS, deadline - performance.now());
     if (!(await this.#outcomes.end(left)))
       this.#error ??= new TimeoutError('settling the last messages', left);
-    this.#leases.end();
-    this.#source.close();
+    await this.#holding.close();
     if (this.#error) this.#ended.reject(this.#error);
     else this.#ended.resolve(this.#outcomes.summary);
   }
@@ -290,5 +241,5 @@ export class Run {
 
 /** What is wrong with other messages, or with all of them, is no failure of this one. */
 function isNoFailure(error: unknown): boolean {
-  return error instanceof RolledBack || error instanceof SettlementRefused;
+  return error instanceof LeaseLostError || error instanceof SettlementRefused;
 }

@@ -1,25 +1,16 @@
-import type { MessageSource } from '../../streams/message-stream.js';
 import type { Db } from '../db.js';
 import type { LeaseLostError } from '../errors/index.js';
 import type { Message } from '../message.js';
-import type { Deliveries } from './deliveries.js';
+import type { HoldingParts } from './holding.js';
 import type { Failure } from './outcome.js';
 import { type Call, inTransaction, plainly } from './perform.js';
 import { Run } from './run.js';
 import type { CheckedRunOptions, RunSummary } from './run-options.js';
-import type { Held } from './work.js';
 
-export interface RunsOptions {
+export interface RunsOptions extends HoldingParts {
   db: Db;
-  deliveries: Deliveries;
-  /** The queue, for claims of a kind. */
-  sourceOf: (
-    claim: (limit: number, hurry: AbortSignal) => Promise<Held[]>,
-    giveBack: (held: Held[]) => Promise<void>,
-  ) => MessageSource<Held>;
   onFailed: (failure: Failure) => void;
   onLost: (message: Message, error: LeaseLostError | undefined) => void;
-  onRenewError: (error: Error) => void;
 }
 
 /** The runs of one consumer. */

@@ -18,9 +18,18 @@ export class Held implements Lease {
     return this.message;
   }
 
+  get bytes(): number {
+    return this.message.bytes;
+  }
+
   /** The lease may have ended: nothing should begin on it. */
   get isOver(): boolean {
-    return this.lost !== undefined || performance.now() >= this.endsAtMs;
+    return this.lost !== undefined || this.leftMs <= 0;
+  }
+
+  /** Of the lease, in ms. */
+  get leftMs(): number {
+    return this.endsAtMs - performance.now();
   }
 
   lose(error: LeaseLostError): void {

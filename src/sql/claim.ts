@@ -43,9 +43,9 @@ export interface Claim extends Claimable {
   limit: number;
   /**
    * Most bytes of payload, as the client receives them: the JSON text, whatever is left of it on the server's disk. One
-   * message comes whatever its size. @default no bound
+   * message comes whatever its size.
    */
-  maxBytes?: number | undefined;
+  maxBytes: number;
   /** Whom the messages are leased to, and for how long. */
   worker: Incarnation;
   lockSeconds: number;
@@ -65,9 +65,9 @@ export interface Claim extends Claimable {
   settlement?: Settlement | undefined;
 }
 
-export interface Claimed<T> {
-  /** In the order of their being due. Nothing: the worker is fenced. */
-  messages: StoredMessage<T>[] | undefined;
+export interface Claimed {
+  /** In the order of their being due, with the JSON of their payloads. Nothing: the worker is fenced. */
+  messages: StoredMessage<string>[] | undefined;
   /** Of the payloads together, as the client receives them. */
   bytes: number;
   /** Whether messages that were due are left, since they were too big together, or too many redeliveries. */
@@ -81,9 +81,9 @@ export interface Claimed<T> {
   settled: boolean[] | 'refused';
 }
 
-interface ClaimedRow<T> {
+interface ClaimedRow {
   id: Id;
-  payload: T;
+  payload: string;
   readCount: number;
   producerWorkerId: Id | null;
   enqueuedAt: number;
@@ -105,11 +105,17 @@ interface Head {
   refused: boolean;
 }
 
-export async function claimMessages<T>(on: Queryable | Session, claim: Claim): Promise<Claimed<T>> {
+export async function claimMessages(on: Queryable | Session, claim: Claim): Promise<Claimed> {
   const { queueId, worker, redeliveries, settlement } = claim;
   const text = settlement ? CLAIM_AND[settlement.by] : CLAIM;
-  const rows = await prepared<HeadRow | ClaimedRow<T>>(on, text(on.schema), [
-    ...[queueId, claim.limit, claim.maxBytes ?? null, claim.maxReadCount, claim.foreignLeases],
+  const rows = await prepared<HeadRow | ClaimedRow>(on, text(on.schema), [
+    ...[
+      queueId,
+      claim.limit,
+      claim.maxBytes === Infinity ? null : claim.maxBytes,
+      claim.maxReadCount,
+      claim.foreignLeases,
+    ],
     ...[worker.id, worker.incarnation, claim.lockSeconds],
     ...placeOf(claim.floor),
     ...[redeliveries?.fromReadCount ?? null, redeliveries?.atMost ?? null, claim.begun],
@@ -121,7 +127,7 @@ export async function claimMessages<T>(on: Queryable | Session, claim: Claim): P
   return {
     messages: head.fenced
       ? undefined
-      : (rows as ClaimedRow<T>[]).map((row) => ({
+      : (rows as ClaimedRow[]).map((row) => ({
           id: row.id,
           queueId,
           payload: row.payload,

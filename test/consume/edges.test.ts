@@ -13,6 +13,7 @@ import {
   ending,
   enqueue,
   type Item,
+  leased,
   ns,
   open,
   PATIENT,
@@ -98,7 +99,7 @@ test('extend() of a lost lease does not keep the loss from the handler', async (
     },
     { lockSeconds: 1 },
   );
-  await eventually('the loss', () => reason);
+  await eventually('the loss', async () => (await leased(s)) === 0 && run);
   expect(await run.stop()).toEqual(summary({ lost: 1 }));
   expect(reason).toBeInstanceOf(LeaseLostError);
 });

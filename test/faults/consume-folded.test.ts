@@ -1,9 +1,11 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { once } from 'node:events';
 import { expect, test } from 'vitest';
 import { deferred } from '../../src/deferred.js';
 import type { Consumer, Message } from '../../src/index.js';
 import { eventually } from '../support/eventually.js';
 import { numbered, scenario, type Scenario } from '../support/scenario.js';
+import { seeded } from '../support/seeded.js';
 import { spied } from '../support/spied.js';
 import { FULL, report } from '../support/total-queue.js';
 
@@ -43,12 +45,16 @@ test('acknowledgements that travel with claims while leases run out: each messag
   /** Of each message: the counts of its deliveries, and of those that were accepted. */
   const delivered = new Map<string, number[]>();
   const accepted = new Map<string, number[]>();
+  const random = seeded(11);
   let answers = 0;
   let refused = 0;
   const consume = (consumer: Consumer, lockSeconds: number) =>
     consumer.messages({ prefetch: ROUND / 5, lockSeconds }).on('data', (message: Message) => {
       add(delivered, message);
-      void message.archive().then((yes) => {
+      // Handed out with a lease that has just begun: the reader is what comes too late.
+      const takesMs = Math.min(50, random() * 2_000 * lockSeconds);
+      const handled = delay(takesMs).then(() => message.archive());
+      void handled.then((yes) => {
         answers++;
         if (yes) add(accepted, message);
         else refused++;

@@ -28,7 +28,7 @@ function loopOver({
   const errors: Error[] = [];
   const state = { waiting: 0, running: 0, prefetch };
   const source: MessageSource<number> = {
-    claim: (limit, signal) => {
+    claim: ({ limit }, signal) => {
       const answer = deferred<number[]>();
       claims.push({ limit, signal, answer });
       return answer.promise;

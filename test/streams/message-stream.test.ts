@@ -3,6 +3,7 @@ import { type Readable, Writable } from 'node:stream';
 import { finished, pipeline } from 'node:stream/promises';
 import { describe, expect, test } from 'vitest';
 import { deferred, orAbort } from '../../src/deferred.js';
+import type { Room } from '../../streams/claim-loop.js';
 import { type MessageSource, MessageStream } from '../../streams/message-stream.js';
 import { eventually, within } from '../support/eventually.js';
 
@@ -27,7 +28,7 @@ class Queue implements MessageSource<number> {
     this.#wake();
   }
 
-  async claim(limit: number): Promise<number[]> {
+  async claim({ limit }: Room): Promise<number[]> {
     expect(limit).toBeGreaterThan(0);
     this.limits.push(limit);
     if (this.answer) await new Promise<void>((resolve) => (this.answer = resolve));
@@ -89,14 +90,13 @@ const readers: Record<
   },
   'readable and read()': async (stream, take) => {
     stream.on('readable', () => {
-      for (let message; (message = stream.read() as number | null) !== null;)
-        if (!take(message)) stream.destroy();
+      for (let message; (message = stream.read()) !== null;) if (!take(message)) stream.destroy();
     });
     await once(stream, 'close');
   },
   'one read() at a time': async (stream, take) => {
     for (let more = true; more;) {
-      const message = stream.read() as number | null;
+      const message = stream.read();
       if (message === null) await new Promise((resolve) => setImmediate(resolve));
       else more = take(message);
     }
@@ -123,7 +123,7 @@ describe.each(Object.entries(readers))('read by %s', (name, read) => {
 
   test.each([1, 2, 3, 10, 100])('every message comes once and in order, prefetch %i', async (prefetch) => {
     const queue = new Queue(250);
-    const stream = new MessageStream<number>(queue, prefetch);
+    const stream = new MessageStream<number>(queue, { prefetch: () => prefetch });
     const got: number[] = [];
     const reading = read(stream, (message) => {
       got.push(message);
@@ -139,7 +139,7 @@ describe.each(Object.entries(readers))('read by %s', (name, read) => {
     'what is not read goes back, and what is read does not, prefetch %i',
     async (prefetch) => {
       const queue = new Queue(1_000);
-      const stream = new MessageStream<number>(queue, prefetch);
+      const stream = new MessageStream<number>(queue, { prefetch: () => prefetch });
       const got: number[] = [];
       await within(
         5_000,
@@ -157,7 +157,7 @@ describe.each(Object.entries(readers))('read by %s', (name, read) => {
 
   test('messages that come one by one are read one by one', async () => {
     const queue = new Queue();
-    const stream = new MessageStream<number>(queue, 10);
+    const stream = new MessageStream<number>(queue, { prefetch: () => 10 });
     const got: number[] = [];
     const reading = read(stream, (message) => got.push(message) < 20);
     for (let n = 0; n < 20; n++) {
@@ -174,7 +174,7 @@ describe.each(Object.entries(readers))('read by %s', (name, read) => {
 
 test('nothing is claimed before somebody reads', async () => {
   const queue = new Queue(10);
-  const stream = new MessageStream<number>(queue, 5);
+  const stream = new MessageStream<number>(queue, { prefetch: () => 5 });
   await new Promise((resolve) => setImmediate(resolve));
   expect(queue.limits).toEqual([]);
   stream.destroy();
@@ -185,7 +185,7 @@ test('nothing is claimed before somebody reads', async () => {
 test('a slow reader makes it claim by halves of the prefetch, not one by one', async () => {
   const queue = new Queue(1_000);
   let read = 0;
-  for await (const message of new MessageStream<number>(queue, 100)) {
+  for await (const message of new MessageStream<number>(queue, { prefetch: () => 100 })) {
     read++;
     if (message === 499) break;
     await new Promise((resolve) => setImmediate(resolve));
@@ -196,7 +196,7 @@ test('a slow reader makes it claim by halves of the prefetch, not one by one', a
 
 test('empty claims in a row are counted, and a message ends the count', async () => {
   const queue = new Queue();
-  const stream = new MessageStream<number>(queue, 2);
+  const stream = new MessageStream<number>(queue, { prefetch: () => 2 });
   const reading = once(stream.resume(), 'data');
   await eventually('one empty claim', () => queue.empties.length === 1);
   queue.add();
@@ -216,7 +216,7 @@ test('leaving a for await waits until everything is back', async () => {
     await new Promise((resolve) => setImmediate(resolve));
     back = true;
   };
-  for await (const message of new MessageStream<number>(queue, 10)) {
+  for await (const message of new MessageStream<number>(queue, { prefetch: () => 10 })) {
     expect(message).toBe(0);
     break;
   }
@@ -225,7 +225,7 @@ test('leaving a for await waits until everything is back', async () => {
 
 test('what was given back on destroy can no longer be read', async () => {
   const queue = new Queue(5);
-  const stream = new MessageStream<number>(queue, 5);
+  const stream = new MessageStream<number>(queue, { prefetch: () => 5 });
   const inHand = once(stream, 'readable');
   await inHand;
   expect(stream.readableLength).toBe(1);
@@ -237,7 +237,7 @@ test('what was given back on destroy can no longer be read', async () => {
 
 test('destroying it from elsewhere ends a for await without an error', async () => {
   const queue = new Queue(1);
-  const stream = new MessageStream<number>(queue, 10);
+  const stream = new MessageStream<number>(queue, { prefetch: () => 10 });
   const reading = (async () => {
     const got: number[] = [];
     for await (const message of stream) got.push(message);
@@ -252,7 +252,10 @@ test('destroying it from elsewhere ends a for await without an error', async () 
 describe('an abort', () => {
   test('before the start ends the stream without a claim', async () => {
     const queue = new Queue(5);
-    const stream = new MessageStream<number>(queue, 5, AbortSignal.abort(new Error('never mind')));
+    const stream = new MessageStream<number>(queue, {
+      prefetch: () => 5,
+      signal: AbortSignal.abort(new Error('never mind')),
+    });
     await expect(finished(stream as Readable)).rejects.toMatchObject(aborted('never mind'));
     expect(queue.limits).toEqual([]);
     expect(queue.closed).toBe(1);
@@ -262,7 +265,7 @@ describe('an abort', () => {
     const queue = new Queue(5);
     queue.answer = () => undefined;
     const controller = new AbortController();
-    const stream = new MessageStream<number>(queue, 5, controller.signal);
+    const stream = new MessageStream<number>(queue, { prefetch: () => 5, signal: controller.signal });
     stream.on('readable', () => undefined);
     await eventually('a claim', () => queue.limits.length === 1);
     controller.abort(new Error('enough'));
@@ -277,7 +280,7 @@ describe('an abort', () => {
   test('during a wait ends the wait', async () => {
     const queue = new Queue();
     const controller = new AbortController();
-    const stream = new MessageStream<number>(queue, 5, controller.signal);
+    const stream = new MessageStream<number>(queue, { prefetch: () => 5, signal: controller.signal });
     const reading = (async () => {
       for await (const message of stream) expect(message).toBeUndefined();
     })();
@@ -290,7 +293,7 @@ describe('an abort', () => {
   test('after the end does nothing', async () => {
     const queue = new Queue(1);
     const controller = new AbortController();
-    const stream = new MessageStream<number>(queue, 5, controller.signal);
+    const stream = new MessageStream<number>(queue, { prefetch: () => 5, signal: controller.signal });
     for await (const message of stream) {
       expect(message).toBe(0);
       break;
@@ -304,7 +307,7 @@ describe('an abort', () => {
 
 test('destroying twice closes once', async () => {
   const queue = new Queue(20);
-  const stream = new MessageStream<number>(queue, 10);
+  const stream = new MessageStream<number>(queue, { prefetch: () => 10 });
   stream.on('readable', () => undefined);
   await eventually('a full house', () => queue.leased.size === 10);
   let closes = 0;
@@ -319,7 +322,7 @@ test('destroying twice closes once', async () => {
 test('a claim that fails for good ends the stream with its error', async () => {
   const queue = new Queue();
   queue.claim = () => Promise.reject(new Error('fenced'));
-  const stream = new MessageStream<number>(queue, 10);
+  const stream = new MessageStream<number>(queue, { prefetch: () => 10 });
   await expect(once(stream.resume(), 'data')).rejects.toThrow('fenced');
   if (!stream.closed) await once(stream, 'close');
   expect(queue.closed).toBe(1);

@@ -63,6 +63,7 @@ export class FakeServer {
       schema: 'fake',
       urgent: {
         schema: 'fake',
+        session: (signal) => this.#session(signal),
         query: async <Row>(text: string, values: readonly unknown[] = []) => {
           const backend = this.#backend();
           const asked = this.#exchange(backend, nameOf(text), () => this.#query(backend, text, values));

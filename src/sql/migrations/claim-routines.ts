@@ -27,7 +27,7 @@ export const CLAIM_ROUTINES: readonly Piece[] = [
       'incarnation timestamp with time zone, lease_seconds double precision, floor_micros bigint, floor_id bigint, ' +
       'redeliver_from integer, redeliver_most integer, begun boolean, ' +
       'settle_by text, settle_ids bigint[], settle_counts integer[]',
-    'returns table(message text, body jsonb, reads integer, producer text, enqueued double precision, ' +
+    'returns table(message text, body text, reads integer, producer text, enqueued double precision, ' +
       `dequeued double precision, head text) language plpgsql ${IN_ORDER}`,
     (s) => `
 declare
@@ -74,7 +74,8 @@ begin
         end if;
         redelivered := redelivered + 1;
       end if;
-      size := octet_length(one.payload::text);
+      body := one.payload::text;
+      size := octet_length(body);
       if bytes > 0 and bytes + size > max_bytes then
         more := true;
         exit;
@@ -86,7 +87,6 @@ begin
         last_id := one.id;
       end if;
       message := one.id::text;
-      body := one.payload;
       reads := one.read_ct + 1;
       producer := one.producer_worker_id::text;
       enqueued := ${seconds('one.enqueued_at')};
