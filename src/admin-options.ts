@@ -1,3 +1,4 @@
+import type { Names } from './check.js';
 import type { ForeignLeases } from './types.js';
 
 export interface MetricsOptions {
@@ -7,6 +8,8 @@ export interface MetricsOptions {
    */
   maxReadCount?: number;
 }
+
+export const METRICS: Names<MetricsOptions> = { maxReadCount: true };
 
 export interface SweepOptions extends MetricsOptions {
   /** Only this queue. @default all queues */
@@ -18,12 +21,16 @@ export interface SweepOptions extends MetricsOptions {
   foreignLeases?: ForeignLeases;
 }
 
+export const SWEEP: Names<SweepOptions> = { ...METRICS, queue: true, foreignLeases: true };
+
 export interface WorkerHealthOptions {
   /** Silence in seconds after which a worker counts as stale. @default 60 */
   timeoutSeconds?: number;
   /** One row for each queue that has workers, instead of one for all workers. @default false */
   groupByQueue?: boolean;
 }
+
+export const WORKER_HEALTH: Names<WorkerHealthOptions> = { timeoutSeconds: true, groupByQueue: true };
 
 export interface ListWorkersOptions {
   /** Only the workers of this queue. @default all workers */
@@ -32,12 +39,16 @@ export interface ListWorkersOptions {
   staleForSeconds?: number;
 }
 
+export const LIST_WORKERS: Names<ListWorkersOptions> = { queue: true, staleForSeconds: true };
+
 export interface ReclaimOptions {
   /** Only the workers of this queue. @default all workers */
   queue?: string;
   /** Silence in seconds after which a worker is taken for dead: some heartbeats at least. @default 60 */
   olderThanSeconds?: number;
 }
+
+export const RECLAIM: Names<ReclaimOptions> = { queue: true, olderThanSeconds: true };
 
 export interface PurgeWorkersOptions {
   /** Only the workers of this queue. @default all workers */
@@ -46,10 +57,14 @@ export interface PurgeWorkersOptions {
   olderThanSeconds?: number;
 }
 
+export const PURGE_WORKERS: Names<PurgeWorkersOptions> = { queue: true, olderThanSeconds: true };
+
 export interface WorkerMessagesOptions {
   /** Longest list, from 1 to 10,000. @default 100 */
   limit?: number;
 }
+
+export const WORKER_MESSAGES: Names<WorkerMessagesOptions> = { limit: true };
 
 /** How long a queue keeps what nobody needs, in seconds; null for ever. What is left out stays as it is. */
 export interface RetentionOptions {
@@ -59,7 +74,11 @@ export interface RetentionOptions {
   deadLetterSeconds?: number | null;
 }
 
+export const RETENTION: Names<RetentionOptions> = { archiveSeconds: true, deadLetterSeconds: true };
+
 export interface CreateQueueOptions {
   /** What to do where there is a queue of that name: fail, or open it. @default 'fail' */
   ifExists?: 'fail' | 'open';
 }
+
+export const CREATE_QUEUE: Names<CreateQueueOptions> = { ifExists: true };

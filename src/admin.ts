@@ -1,19 +1,9 @@
 // Long because the operator's whole side is one object: most methods are one call and the words about it.
 import type pg from 'pg';
-import type {
-  CreateQueueOptions,
-  ListWorkersOptions,
-  MetricsOptions,
-  PurgeWorkersOptions,
-  ReclaimOptions,
-  RetentionOptions,
-  SweepOptions,
-  WorkerHealthOptions,
-  WorkerMessagesOptions,
-} from './admin-options.js';
+import * as known from './admin-options.js';
 import { Archive } from './archive.js';
 import * as check from './check.js';
-import type { Config } from './config.js';
+import { Config } from './config.js';
 import { Db } from './db.js';
 import { DeadLetters } from './dead-letters.js';
 import { Doorbell } from './doorbell.js';
@@ -38,6 +28,7 @@ import { deleteWorker, listWorkers } from './sql/workers.js';
 import { sweepQueue } from './sweep-exhausted.js';
 import type {
   Id,
+  IdLike,
   IngestStream,
   Queue,
   QueueSettings,
@@ -50,31 +41,30 @@ import { WorkerHandle } from './worker-handle.js';
 /** PostgreSQL indexes the name, and an index entry holds at most about 2,700 bytes. */
 const MAX_QUEUE_NAME_BYTES = 2_000;
 
-const DEFAULT_MAX_READ_COUNT = 5;
-
 /** The operator's side: the schema, the queues, the workers. Needs no worker of its own. */
 export class Admin implements AsyncDisposable {
   private constructor(
     private readonly db: Db,
     private readonly ownsDb: boolean,
-    private readonly maxReadCount: number,
+    /** What was given to `connect` or `create`, with the defaults. */
+    readonly config: Config,
   ) {}
 
   /** An Admin with a pool of its own; end it with `close()`. Connects at the first call. */
   // eslint-disable-next-line @typescript-eslint/require-await -- asynchronous like pgqrs' Admin::new
   static async create(config: Config): Promise<Admin> {
-    const { schema, maxConnections, connectionTimeoutSeconds, maxReadCount } = config;
-    const db = Db.open(config.dsn, {
+    const { dsn, schema, maxConnections, connectionTimeoutSeconds } = Config.of(config);
+    const db = Db.open(dsn, {
       schema,
       maxConnections,
       connectTimeoutMs: connectionTimeoutSeconds * 1_000,
     });
-    return new Admin(db, true, maxReadCount);
+    return new Admin(db, true, config);
   }
 
   /** @internal for connect(), which shares one Db */
-  static over(db: Db, maxReadCount = DEFAULT_MAX_READ_COUNT): Admin {
-    return new Admin(db, false, maxReadCount);
+  static over(db: Db, config: Config): Admin {
+    return new Admin(db, false, config);
   }
 
   /** The pool, for `Producer.create` and `Consumer.create`. */
@@ -118,8 +108,10 @@ export class Admin implements AsyncDisposable {
    * @param name any text up to 2,000 bytes without NUL
    * @throws {QueueAlreadyExistsError} unless `ifExists` is `'open'`
    */
-  async createQueue(name: string, { ifExists = 'fail' }: CreateQueueOptions = {}): Promise<Queue> {
-    checkQueueName(name);
+  async createQueue(name: string, options: known.CreateQueueOptions = {}): Promise<Queue> {
+    const { ifExists = 'fail' } = check.options('admin.createQueue()', options, known.CREATE_QUEUE);
+    // To open one without a name, which pgqrs allows, is one thing; to make one is what an unset variable does.
+    check.text('queue name', checkQueueName(name));
     check.oneOf('ifExists', ifExists, ['fail', 'open']);
     const queue = await queues.insertQueue(this.db, name);
     if (queue) return queue;
@@ -192,10 +184,11 @@ export class Admin implements AsyncDisposable {
    * @example
    * await admin.setRetention('emails', { archiveSeconds: 7 * 86_400, deadLetterSeconds: null });
    */
-  async setRetention(name: string, { archiveSeconds, deadLetterSeconds }: RetentionOptions): Promise<void> {
+  async setRetention(name: string, options: known.RetentionOptions): Promise<void> {
+    const given = check.options('admin.setRetention()', options, known.RETENTION);
     const retention = {
-      archiveSeconds: checkRetention('archiveSeconds', archiveSeconds),
-      deadLetterSeconds: checkRetention('deadLetterSeconds', deadLetterSeconds),
+      archiveSeconds: checkRetention('archiveSeconds', given.archiveSeconds),
+      deadLetterSeconds: checkRetention('deadLetterSeconds', given.deadLetterSeconds),
     };
     if (!(await settings.setRetention(this.db, checkQueueName(name), retention)))
       throw new QueueNotFoundError(name);
@@ -227,8 +220,10 @@ export class Admin implements AsyncDisposable {
    * @returns the ids of those that it has moved
    * @throws {QueueNotFoundError}
    */
-  async sweepExhausted({ queue, foreignLeases = 'stale', ...options }: SweepOptions = {}): Promise<Id[]> {
-    const maxReadCount = this.#maxReadCount(options);
+  async sweepExhausted(options: known.SweepOptions = {}): Promise<Id[]> {
+    const given = check.options('admin.sweepExhausted()', options, known.SWEEP);
+    const { queue, foreignLeases = 'stale' } = given;
+    const maxReadCount = this.#maxReadCount(given);
     check.oneOf('foreignLeases', foreignLeases, ['never', 'stale', 'expired']);
     const swept: Id[][] = [];
     for (const { id } of queue === undefined ? await this.listQueues() : [await this.getQueue(queue)])
@@ -261,12 +256,12 @@ export class Admin implements AsyncDisposable {
    * @returns whether there was one
    * @throws {WorkerInUseError} messages, archived ones too, or workflow runs still refer to it
    */
-  async deleteWorker(workerId: Id): Promise<boolean> {
-    check.id('workerId', workerId);
+  async deleteWorker(workerId: IdLike): Promise<boolean> {
+    const id = check.id('workerId', workerId);
     try {
-      return await this.db.transaction((session) => deleteWorker(session, workerId));
+      return await this.db.transaction((session) => deleteWorker(session, id));
     } catch (error) {
-      throw isReferenced(error) ? new WorkerInUseError(workerId) : error;
+      throw isReferenced(error) ? new WorkerInUseError(id) : error;
     }
   }
 
@@ -274,7 +269,8 @@ export class Admin implements AsyncDisposable {
    * All workers, or those of one queue, or only stale ones; the newest registration first.
    * @throws {QueueNotFoundError}
    */
-  async listWorkers({ queue, staleForSeconds }: ListWorkersOptions = {}): Promise<WorkerInfo[]> {
+  async listWorkers(options: known.ListWorkersOptions = {}): Promise<WorkerInfo[]> {
+    const { queue, staleForSeconds } = check.options('admin.listWorkers()', options, known.LIST_WORKERS);
     if (staleForSeconds !== undefined) checkSeconds('staleForSeconds', staleForSeconds);
     return listWorkers(this.db, await this.#queueId(queue), staleForSeconds);
   }
@@ -286,7 +282,8 @@ export class Admin implements AsyncDisposable {
    * messages table if there is such a worker.
    * @throws {QueueNotFoundError}
    */
-  async reclaim({ queue, olderThanSeconds = 60 }: ReclaimOptions = {}): Promise<Reclaimed> {
+  async reclaim(options: known.ReclaimOptions = {}): Promise<Reclaimed> {
+    const { queue, olderThanSeconds = 60 } = check.options('admin.reclaim()', options, known.RECLAIM);
     checkSeconds('olderThanSeconds', olderThanSeconds);
     const queueId = await this.#queueId(queue);
     const { queues: released, ...reclaimed } = await this.db.transaction((session) =>
@@ -300,7 +297,7 @@ export class Admin implements AsyncDisposable {
    * Releases all that a worker holds, in whatever queue; its status stays. Reads the whole messages table.
    * @returns how many messages were released
    */
-  async releaseWorkerMessages(workerId: Id): Promise<number> {
+  async releaseWorkerMessages(workerId: IdLike): Promise<number> {
     const released = await care.releaseLeases(this.db, [check.id('workerId', workerId)]);
     await this.#ring(released.map(({ queueId }) => queueId));
     return released.reduce((sum, { count }) => sum + count, 0);
@@ -308,11 +305,12 @@ export class Admin implements AsyncDisposable {
 
   /** What a worker holds, in whatever queue, expired leases too; what is due first comes first. Reads the whole messages table. */
   async workerMessages<T = unknown>(
-    workerId: Id,
-    { limit = 100 }: WorkerMessagesOptions = {},
+    workerId: IdLike,
+    options: known.WorkerMessagesOptions = {},
   ): Promise<StoredMessage<T>[]> {
-    check.id('workerId', workerId);
-    return care.listLeases<T>(this.db, workerId, check.integer('limit', limit, { min: 1, max: 10_000 }));
+    const id = check.id('workerId', workerId);
+    const { limit = 100 } = check.options('admin.workerMessages()', options, known.WORKER_MESSAGES);
+    return care.listLeases<T>(this.db, id, check.integer('limit', limit, { min: 1, max: 10_000 }));
   }
 
   /**
@@ -321,7 +319,9 @@ export class Admin implements AsyncDisposable {
    * @returns how many were deleted
    * @throws {QueueNotFoundError}
    */
-  async purgeWorkers({ queue, olderThanSeconds = 604_800 }: PurgeWorkersOptions = {}): Promise<number> {
+  async purgeWorkers(options: known.PurgeWorkersOptions = {}): Promise<number> {
+    const given = check.options('admin.purgeWorkers()', options, known.PURGE_WORKERS);
+    const { queue, olderThanSeconds = 604_800 } = given;
     checkSeconds('olderThanSeconds', olderThanSeconds);
     const queueId = await this.#queueId(queue);
     return this.db.transaction((session) => care.purgeWorkers(session, queueId, olderThanSeconds));
@@ -332,12 +332,12 @@ export class Admin implements AsyncDisposable {
    * @example
    * await admin.worker(id).suspend(); // its process sees it with its next heartbeat
    */
-  worker(workerId: Id): WorkerHandle {
-    return new WorkerHandle(this.db, check.id('workerId', workerId));
+  worker(workerId: IdLike): WorkerHandle {
+    return new WorkerHandle(this.db, workerId);
   }
 
   /** Looks at a message of whatever queue, archived or not; takes no lease. @returns nothing when it does not exist */
-  async getMessage<T = unknown>(messageId: Id): Promise<StoredMessage<T> | undefined> {
+  async getMessage<T = unknown>(messageId: IdLike): Promise<StoredMessage<T> | undefined> {
     return selectMessage<T>(this.db, check.id('messageId', messageId));
   }
 
@@ -346,24 +346,26 @@ export class Admin implements AsyncDisposable {
    * seconds rather than once per message.
    * @throws {QueueNotFoundError}
    */
-  async queueMetrics(name: string, options: MetricsOptions = {}): Promise<QueueMetrics> {
+  async queueMetrics(name: string, options: known.MetricsOptions = {}): Promise<QueueMetrics> {
     const found = await metrics.selectQueueMetrics(
       this.db,
       checkQueueName(name),
-      this.#maxReadCount(options),
+      this.#maxReadCount(check.options('admin.queueMetrics()', options, known.METRICS)),
     );
     if (!found) throw new QueueNotFoundError(name);
     return found;
   }
 
   /** As `queueMetrics`, of every queue, empty ones too, in the order of their names. One scan serves them all. */
-  async allQueuesMetrics(options: MetricsOptions = {}): Promise<QueueMetrics[]> {
-    return metrics.listQueueMetrics(this.db, this.#maxReadCount(options));
+  async allQueuesMetrics(options: known.MetricsOptions = {}): Promise<QueueMetrics[]> {
+    const given = check.options('admin.allQueuesMetrics()', options, known.METRICS);
+    return metrics.listQueueMetrics(this.db, this.#maxReadCount(given));
   }
 
   /** Counts queues, workers by status and messages by state, exactly, in a single snapshot. */
-  async systemStats(options: MetricsOptions = {}): Promise<SystemStats> {
-    return metrics.selectSystemStats(this.db, this.#maxReadCount(options));
+  async systemStats(options: known.MetricsOptions = {}): Promise<SystemStats> {
+    const given = check.options('admin.systemStats()', options, known.METRICS);
+    return metrics.selectSystemStats(this.db, this.#maxReadCount(given));
   }
 
   /**
@@ -371,9 +373,9 @@ export class Admin implements AsyncDisposable {
    * @returns one row for all workers; with `groupByQueue` one for each queue that has workers, by name, and at the end
    * one for the workers of no queue if there are any
    */
-  async workerHealthStats({ timeoutSeconds = 60, groupByQueue = false }: WorkerHealthOptions = {}): Promise<
-    WorkerHealthStats[]
-  > {
+  async workerHealthStats(options: known.WorkerHealthOptions = {}): Promise<WorkerHealthStats[]> {
+    const given = check.options('admin.workerHealthStats()', options, known.WORKER_HEALTH);
+    const { timeoutSeconds = 60, groupByQueue = false } = given;
     check.number('timeoutSeconds', timeoutSeconds, { min: 0, max: 4_294_967_295 });
     return metrics.selectWorkerHealth(this.db, timeoutSeconds, check.boolean('groupByQueue', groupByQueue));
   }
@@ -408,7 +410,7 @@ export class Admin implements AsyncDisposable {
     await Promise.all(doorbells.map((doorbell) => doorbell.quiet()));
   }
 
-  #maxReadCount({ maxReadCount = this.maxReadCount }: MetricsOptions): number {
+  #maxReadCount({ maxReadCount = this.config.maxReadCount }: known.MetricsOptions): number {
     return check.integer('maxReadCount', maxReadCount, { min: 1, max: 2_147_483_647 });
   }
 
@@ -432,5 +434,5 @@ function checkRetention(field: string, seconds: number | null | undefined): numb
 }
 
 function checkQueueName(name: string): string {
-  return check.text('queue name', name, MAX_QUEUE_NAME_BYTES);
+  return name === '' ? name : check.text('queue name', name, MAX_QUEUE_NAME_BYTES);
 }

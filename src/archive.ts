@@ -1,9 +1,9 @@
 import * as check from './check.js';
 import type { Db } from './db.js';
 import { inLists, inSteps, STEP_ENTRIES } from './in-steps.js';
-import { checkPage, checkTime, MAX_SECONDS, pageOf, type PageOptions } from './pages.js';
+import { checkPage, checkTime, MAX_SECONDS, PAGE, pageOf, type PageOptions } from './pages.js';
 import * as sql from './sql/archive.js';
-import type { Id, MessagePage, Queue, StoredMessage } from './types.js';
+import type { IdLike, MessagePage, Queue, StoredMessage } from './types.js';
 
 /** Which messages of an archive are meant. */
 export interface ArchiveFilter {
@@ -15,10 +15,15 @@ export interface ArchiveFilter {
 
 export type ListArchiveOptions = ArchiveFilter & PageOptions;
 
+export const ARCHIVE_FILTER: check.Names<ArchiveFilter> = { archivedAfter: true, archivedBefore: true };
+export const LIST_ARCHIVE: check.Names<ListArchiveOptions> = { ...ARCHIVE_FILTER, ...PAGE };
+
 export interface PurgeArchiveOptions {
-  /** Only what was archived that long ago, in seconds. @default 0 */
-  olderThanSeconds?: number;
+  /** Only what was archived that long ago, in seconds. */
+  olderThanSeconds: number;
 }
+
+export const PURGE_ARCHIVE: check.Names<PurgeArchiveOptions> = { olderThanSeconds: true };
 
 /**
  * The archive of a queue: messages that were done. They stay until they are purged, or as long as `admin.setRetention`
@@ -40,23 +45,29 @@ export class Archive {
    * @throws {QueueNotFoundError}
    */
   async list<T = unknown>(options: ListArchiveOptions = {}): Promise<MessagePage<StoredMessage<T>>> {
-    const { limit, place } = checkPage(options);
-    return pageOf(await sql.listArchive<T>(this.db, await this.#meant(options), place, limit + 1), limit);
+    const { limit: wanted, cursor, ...filter } = check.options('archive.list()', options, LIST_ARCHIVE);
+    const { limit, place } = checkPage({ limit: wanted, cursor });
+    return pageOf(await sql.listArchive<T>(this.db, await this.#meant(filter), place, limit + 1), limit);
   }
 
   /** Reads the whole messages table. @throws {QueueNotFoundError} */
   async count(filter: ArchiveFilter = {}): Promise<number> {
-    return sql.countArchive(this.db, await this.#meant(filter));
+    return sql.countArchive(
+      this.db,
+      await this.#meant(check.options('archive.count()', filter, ARCHIVE_FILTER)),
+    );
   }
 
   /**
    * Deletes what was done, walking over all messages in statements of 10,000, each of which is done when it is done.
    * Messages that a run
    * of a pgqrs workflow refers to stay, and so does what is archived meanwhile.
+   * @param which how long ago, or `{ all: true }`
    * @returns how many were deleted
    * @throws {QueueNotFoundError}
    */
-  async purge({ olderThanSeconds = 0 }: PurgeArchiveOptions = {}): Promise<number> {
+  async purge(which: check.Selection<PurgeArchiveOptions>): Promise<number> {
+    const { olderThanSeconds = 0 } = check.selection('archive.purge()', which, PURGE_ARCHIVE);
     check.number('olderThanSeconds', olderThanSeconds, { min: 0, max: MAX_SECONDS });
     const { id } = await this.queue();
     return inSteps(this.db, 'purging the archive', (on, walk) =>
@@ -69,8 +80,8 @@ export class Archive {
    * @returns how many were deleted: what is not in this archive, or what a workflow run refers to, doesn't count
    * @throws {QueueNotFoundError}
    */
-  async delete(ids: Id | readonly Id[]): Promise<number> {
-    const checked = [ids].flat().map((id, index) => check.id(`ids[${index}]`, id));
+  async delete(ids: IdLike | readonly IdLike[]): Promise<number> {
+    const checked = check.ids(ids);
     const queue = await this.queue();
     return inLists(this.db, 'deleting archived messages', checked, (on, some) =>
       sql.deleteArchived(on, queue.id, some),

@@ -14,10 +14,10 @@ export class Coalescer<Item extends Sized> {
   readonly #waiting: Item[] = [];
   #running: Promise<void> | undefined;
 
-  /** @param send settles each of its items by itself, and never rejects @param maxGroup items in one group */
+  /** @param send settles each of its items by itself, and never rejects @param maxGroup items in the next group */
   constructor(
     private readonly send: (group: Item[]) => Promise<void>,
-    private readonly maxGroup = MAX_GROUP,
+    private readonly maxGroup = () => MAX_GROUP,
   ) {}
 
   get waiting(): number {
@@ -45,11 +45,12 @@ export class Coalescer<Item extends Sized> {
 
   /** Takes the next group away, for whoever has other means to send it. */
   take(): Item[] {
+    const maxGroup = this.maxGroup();
     let bytes = 0;
     let count = 0;
     for (const item of this.#waiting) {
       bytes += item.bytes;
-      if (count > 0 && (count === this.maxGroup || bytes > MAX_GROUP_BYTES)) break;
+      if (count > 0 && (count === maxGroup || bytes > MAX_GROUP_BYTES)) break;
       count++;
     }
     return this.#waiting.splice(0, count);

@@ -1,3 +1,4 @@
+import * as check from './check.js';
 import { CONFIG_FIELDS } from './config-fields.js';
 import type { ConfigSource } from './config-source.js';
 import { checkKeys, valueAt, type ConfigTree } from './config-tree.js';
@@ -16,7 +17,7 @@ export function environmentSource(env: NodeJS.ProcessEnv): ConfigSource {
     value: (name) => {
       const { env: path, parse } = CONFIG_FIELDS[name];
       if (JSON_PATHS.includes(path)) return valueAt(json, path);
-      return env[path] ? parse(env[path]) : undefined;
+      return env[path] ? parse(check.text(`${path} (${FROM})`, env[path])) : undefined;
     },
   };
 }

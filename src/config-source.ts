@@ -1,7 +1,7 @@
+import type { Names } from './check.js';
 import { CONFIG_FIELDS, REQUIRED, type ConfigFieldName, type ConfigValues } from './config-fields.js';
 import { DSN_EXAMPLE } from './dsn.js';
 import { MissingConfigError } from './errors/index.js';
-import { checkKnownName } from './known-name.js';
 
 /** Settings given in code. What is absent or `undefined` is left to the next source. */
 export type ConfigOptions = { [Name in ConfigFieldName]?: ConfigValues[Name] | undefined };
@@ -30,11 +30,14 @@ export function resolveField<Name extends ConfigFieldName>(
   return field.default;
 }
 
-/** Plain JavaScript has no compiler that finds a misspelt option. */
-export function optionsSource(options: ConfigOptions): ConfigSource {
-  for (const name of Object.keys(options)) checkKnownName('option', name, Object.keys(CONFIG_FIELDS));
-  return valuesSource(options);
-}
+const allNames = Object.keys(CONFIG_FIELDS);
+const named = (names: readonly string[]) => Object.fromEntries(names.map((name) => [name, true] as const));
+
+export const CONFIG_NAMES = named(allNames) as Names<ConfigOptions>;
+/** Those beside the DSN. */
+export const SETTING_NAMES = named(allNames.filter((name) => name !== 'dsn')) as Names<
+  Omit<ConfigOptions, 'dsn'>
+>;
 
 export function valuesSource(values: Readonly<ConfigOptions>): ConfigSource {
   return { from: 'option', key: (name) => name, value: (name) => values[name] };

@@ -1,10 +1,11 @@
 import { resolve } from 'node:path';
 import { inspect, type InspectOptions } from 'node:util';
+import * as check from './check.js';
 import { environmentSource } from './config-environment.js';
 import type { ConfigFieldName, ConfigValues } from './config-fields.js';
 import { fileSource, findFileSource } from './config-file.js';
 import { PGQRS_DEFAULTS } from './config-pgqrs.js';
-import { optionsSource, resolveField, valuesSource } from './config-source.js';
+import { CONFIG_NAMES, resolveField, SETTING_NAMES, valuesSource } from './config-source.js';
 import type { ConfigOptions, ConfigSource } from './config-source.js';
 import { redactDsn } from './dsn.js';
 
@@ -19,6 +20,13 @@ export interface ConfigLoadOptions extends ConfigOptions {
   /** Folder that relative paths start from. @default process.cwd() */
   cwd?: string | undefined;
 }
+
+export const LOAD_NAMES: check.Names<ConfigLoadOptions> = {
+  ...CONFIG_NAMES,
+  file: true,
+  env: true,
+  cwd: true,
+};
 
 /**
  * Where the database is and how to use it: immutable, and checked wherever its settings came from.
@@ -92,7 +100,8 @@ export class Config implements Readonly<ConfigValues> {
 
   /** The given settings and defaults for the rest. Reads neither the environment nor a file. */
   static fromDsn(dsn: string, overrides: Omit<ConfigOptions, 'dsn'> = {}): Config {
-    return new Config(optionsSource({ ...overrides, dsn }));
+    const settings = check.options('Config.fromDsn()', overrides, SETTING_NAMES);
+    return new Config(valuesSource({ ...settings, dsn }));
   }
 
   /** A DSN, the schema of the queue tables, and defaults for the rest. */
@@ -105,7 +114,7 @@ export class Config implements Readonly<ConfigValues> {
    * A number that is none, or JSON that is none, is an error (pgqrs silently takes the default).
    */
   static fromEnv(env: NodeJS.ProcessEnv = process.env): Config {
-    return new Config(environmentSource(env));
+    return new Config(environmentSource(check.kind('env', env, 'an object of variables', isEnvironment)));
   }
 
   /**
@@ -114,7 +123,7 @@ export class Config implements Readonly<ConfigValues> {
    * @param path relative to the working directory
    */
   static async fromFile(path: string): Promise<Config> {
-    return new Config(await fileSource(resolve(path), 'path'));
+    return new Config(await fileSource(resolve(check.text('path', path)), 'path'));
   }
 
   /**
@@ -133,12 +142,20 @@ export class Config implements Readonly<ConfigValues> {
    * const config = await Config.load({ schema: 'jobs' });
    */
   static async load(options: ConfigLoadOptions = {}): Promise<Config> {
-    const { file, env = process.env, cwd = process.cwd(), ...explicit } = options;
+    const given = check.options('Config.load()', options, LOAD_NAMES);
+    const { file, env = process.env, cwd = process.cwd(), ...explicit } = given;
+    check.kind('env (option)', env, 'an object of variables', isEnvironment);
+    check.text('cwd (option)', cwd);
     return new Config(
-      optionsSource(explicit),
+      valuesSource(explicit),
       environmentSource(env),
       await findFileSource({ file, env, cwd }),
     );
+  }
+
+  /** @internal Refuses what is no Config. */
+  static of(value: unknown): Config {
+    return check.kind('config', value, 'a Config', (it): it is Config => it instanceof Config);
   }
 
   /** PostgreSQL URL, with its password: do not print it. */
@@ -153,7 +170,8 @@ export class Config implements Readonly<ConfigValues> {
 
   /** A copy with changes, checked like the original. `undefined` changes nothing, so it lifts no limit either. */
   with(overrides: ConfigOptions): Config {
-    return new Config(optionsSource(overrides), valuesSource(this));
+    const changes = check.options('config.with()', overrides, CONFIG_NAMES);
+    return new Config(valuesSource(changes), valuesSource(this));
   }
 
   /** All settings, without the password. */
@@ -168,4 +186,8 @@ export class Config implements Readonly<ConfigValues> {
   [inspect.custom](_depth: number, options: InspectOptions): string {
     return `Config ${inspect(this.toJSON(), options)}`;
   }
+}
+
+function isEnvironment(value: unknown): value is NodeJS.ProcessEnv {
+  return check.isObject(value);
 }

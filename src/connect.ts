@@ -1,8 +1,10 @@
 import type pg from 'pg';
 import { Admin } from './admin.js';
+import * as check from './check.js';
 import { Consumer } from './consumer.js';
-import { consumerDefaults, type ConsumerOptions } from './consumer-options.js';
+import { consumerSettings, type ConsumerOptions } from './consumer-options.js';
 import { Config, type ConfigOptions } from './config.js';
+import { CONFIG_NAMES, SETTING_NAMES } from './config-source.js';
 import { Db } from './db.js';
 import { checkDsn } from './dsn.js';
 import { ping } from './sql/notify.js';
@@ -11,7 +13,7 @@ import { Hosts } from './hosts.js';
 import type { HostsConfig } from './hosts-client.js';
 import { Listener } from './listener.js';
 import { Producer } from './producer.js';
-import { producerDefaults, type ProducerOptions } from './producer-options.js';
+import { producerSettings, type ProducerOptions } from './producer-options.js';
 import type { Worker } from './worker.js';
 
 /** A URL, a Config, single settings, or a pool of the caller's with its schema. */
@@ -22,7 +24,8 @@ export interface ConnectWithPool extends Omit<ConfigOptions, 'dsn'> {
   pool: pg.Pool;
 }
 
-export interface ListenOptions {
+/** Settings beside what says where the database is; where both say something, these count. */
+export interface ConnectSettings extends Omit<ConfigOptions, 'dsn'> {
   /**
    * URL of the same database for the one connection that waits for notifications. Needed where the other URL leads to
    * a pooler in transaction mode, such as PgBouncer, behind which no notification arrives: give the server's own.
@@ -31,6 +34,9 @@ export interface ListenOptions {
    */
   listenUrl?: string;
 }
+
+export const CONNECT_SETTINGS: check.Names<ConnectSettings> = { ...SETTING_NAMES, listenUrl: true };
+export const CONNECT_WITH_POOL: check.Names<ConnectWithPool> = { ...SETTING_NAMES, pool: true };
 
 /** One database with queues: hands out admin, producers and consumers, and closes what it handed out. */
 export class Sluice implements AsyncDisposable {
@@ -48,7 +54,7 @@ export class Sluice implements AsyncDisposable {
   ) {
     this.#db = db;
     this.#listener = listener;
-    this.admin = Admin.over(db, config.maxReadCount);
+    this.admin = Admin.over(db, config);
   }
 
   /**
@@ -67,8 +73,8 @@ export class Sluice implements AsyncDisposable {
     options: ProducerOptions<In, Out> = {},
   ): Promise<Producer<In, Out>> {
     this.#assertOpen();
+    const settings = producerSettings('sluice.producer()', this.config, options);
     const queue = await this.admin.getQueue(queueName);
-    const settings = { ...producerDefaults(this.config), ...options } as ProducerOptions<In, Out>;
     return this.#own(await Producer.open(this.#db, queue, settings));
   }
 
@@ -79,8 +85,8 @@ export class Sluice implements AsyncDisposable {
    */
   async consumer(queueName: string, options: ConsumerOptions = {}): Promise<Consumer> {
     this.#assertOpen();
+    const settings = consumerSettings('sluice.consumer()', this.config, options);
     const queue = await this.admin.getQueue(queueName);
-    const settings = { ...consumerDefaults(this.config), ...options };
     return this.#own(await Consumer.open(this.#db, queue, this.#listener, false, settings));
   }
 
@@ -126,6 +132,9 @@ export class Sluice implements AsyncDisposable {
  * const producer = await sluice.producer('notifications');
  *
  * @example
+ * const sluice = await connect(process.env.DATABASE_URL, { schema: 'jobs', maxConnections: 8 });
+ *
+ * @example
  * const sluice = await connect('postgres://pgbouncer:6432/app', { listenUrl: 'postgres://db:5432/app' });
  *
  * @throws {MissingConfigError} there is no URL
@@ -133,11 +142,12 @@ export class Sluice implements AsyncDisposable {
  * @throws {ConnectionError} the database cannot be reached
  */
 export async function connect(
-  options: ConnectOptions | undefined,
-  { listenUrl }: ListenOptions = {},
+  where: ConnectOptions | undefined,
+  settings: ConnectSettings = {},
 ): Promise<Sluice> {
+  const { listenUrl, ...changes } = check.options('connect()', settings, CONNECT_SETTINGS);
   const connection = listenUrl === undefined ? {} : { connection: listenConnection(listenUrl) };
-  const { db, config } = open(options ?? {});
+  const { db, config } = open(where ?? {}, changes);
   try {
     await ping(db);
   } catch (error) {
@@ -152,14 +162,15 @@ function listenConnection(listenUrl: string): HostsConfig {
   return { ...(hosts ? { hosts } : { connectionString: listenUrl }), application_name: 'pg-sluice' };
 }
 
-function open(options: ConnectOptions): { db: Db; config: Config } {
-  if (typeof options === 'object' && 'pool' in options) {
-    const { pool, ...settings } = options;
+function open(where: ConnectOptions, changes: Omit<ConfigOptions, 'dsn'>): { db: Db; config: Config } {
+  if (isPoolOptions(where)) {
+    const { pool, ...settings } = check.options('connect()', where, CONNECT_WITH_POOL);
+    check.pool('pool', pool);
     // The pool knows where the database is; the settings are checked like any others.
-    const config = Config.fromDsn('postgresql://in-the-pool', settings);
+    const config = Config.fromDsn('postgresql://in-the-pool', { ...settings, ...changes });
     return { db: Db.over(pool, config.schema), config };
   }
-  const config = asConfig(options);
+  const config = configOf(where).with(changes);
   const { schema, maxConnections, connectionTimeoutSeconds } = config;
   return {
     db: Db.open(config.dsn, { schema, maxConnections, connectTimeoutMs: connectionTimeoutSeconds * 1_000 }),
@@ -167,8 +178,13 @@ function open(options: ConnectOptions): { db: Db; config: Config } {
   };
 }
 
-function asConfig(options: string | Config | ConfigOptions): Config {
-  if (options instanceof Config) return options;
-  const { dsn, ...settings } = typeof options === 'string' ? { dsn: options } : options;
+function isPoolOptions(where: ConnectOptions): where is ConnectWithPool {
+  return check.read('options of connect()', 'an object', () => check.isObject(where) && 'pool' in where);
+}
+
+function configOf(where: string | Config | ConfigOptions): Config {
+  if (typeof where === 'string') return Config.fromDsn(where);
+  if (check.read('options of connect()', 'an object', () => where instanceof Config)) return where as Config;
+  const { dsn, ...settings } = check.options('connect()', where, CONFIG_NAMES);
   return Config.fromDsn(dsn as string, settings);
 }

@@ -3,7 +3,7 @@ import * as check from './check.js';
 import type { Config } from './config.js';
 import { type Backoff, retryPolicy } from './consume/retry-policy.js';
 import type { ForeignLeases, Queue } from './types.js';
-import type { WorkerOptions } from './worker.js';
+import { WORKER, type WorkerOptions } from './worker-registration.js';
 
 export interface ConsumerOptions extends WorkerOptions {
   /** Length of a lease, in seconds: a message that is not settled by then comes back. @default 30 */
@@ -50,6 +50,24 @@ export interface ConsumerCreateOptions extends ConsumerOptions {
   config: Config;
 }
 
+export const CONSUMER: check.Names<ConsumerOptions> = {
+  ...WORKER,
+  lockSeconds: true,
+  maxReadCount: true,
+  pollIntervalMs: true,
+  foreignLeases: true,
+  backoff: true,
+  batchSize: true,
+  parsePayload: true,
+  housekeepingIntervalSeconds: true,
+};
+export const CONSUMER_CREATE: check.Names<ConsumerCreateOptions> = {
+  ...CONSUMER,
+  pool: true,
+  queue: true,
+  config: true,
+};
+
 export interface LeaseOptions {
   /** Length of the lease, in seconds. @default the consumer's */
   lockSeconds?: number;
@@ -67,15 +85,20 @@ export interface MessagesOptions {
   signal?: AbortSignal;
 }
 
-/** A consumer's share of the configuration. */
-export function consumerDefaults(config: Config): ConsumerOptions {
+export const LEASE: check.Names<LeaseOptions> = { lockSeconds: true };
+export const MESSAGES: check.Names<MessagesOptions> = { ...LEASE, prefetch: true, signal: true };
+
+/** What a call says, and the configuration for the rest. */
+export function consumerSettings(call: string, config: Config, options: ConsumerOptions): ConsumerOptions {
   const { maxReadCount, pollIntervalMs, heartbeatIntervalSeconds } = config;
+  const given = check.options(call, options, CONSUMER);
   return {
     lockSeconds: config.defaultLockTimeSeconds,
     batchSize: config.defaultMaxBatchSize,
     maxReadCount,
     pollIntervalMs,
     heartbeatIntervalSeconds,
+    ...given,
   };
 }
 
@@ -110,15 +133,13 @@ export function checkOptions(options: ConsumerOptions) {
 }
 
 /** Every setting of a message stream, checked. */
-export function checkMessagesOptions(
-  { prefetch, lockSeconds, signal }: MessagesOptions,
-  lockDefault: number,
-) {
+export function checkMessagesOptions(options: MessagesOptions, lockDefault: number) {
+  const { prefetch, lockSeconds, signal } = check.options('consumer.messages()', options, MESSAGES);
   return {
     prefetch:
       prefetch === undefined ? undefined : check.integer('prefetch', prefetch, { min: 1, max: 100_000 }),
     lockSeconds: check.number('lockSeconds', lockSeconds ?? lockDefault, { min: 0.001, max: 2_592_000 }),
-    signal: signal && check.signal('signal', signal),
+    signal: signal === undefined ? undefined : check.signal('signal', signal),
   };
 }
 

@@ -14,18 +14,23 @@ import {
   type BatchHandler,
   checkRunOptions,
   type Handler,
+  RUN,
+  RUN_BATCH,
   type RunBatchOptions,
   type RunOptions,
   type RunSummary,
   type TransactionalContext,
 } from './consume/run-options.js';
+import { Config } from './config.js';
 import {
   checkLock,
   checkMessagesOptions,
   checkOptions,
-  consumerDefaults,
+  CONSUMER_CREATE,
   type ConsumerCreateOptions,
   type ConsumerOptions,
+  consumerSettings,
+  LEASE,
   type LeaseOptions,
   type MessagesOptions,
 } from './consumer-options.js';
@@ -35,13 +40,13 @@ import { Doorbell } from './doorbell.js';
 import { WorkerHasPendingMessagesError } from './errors/index.js';
 import { Housekeeping } from './housekeeping.js';
 import { Listener } from './listener.js';
-import type { Message } from './message.js';
+import type { Message, ReleaseOptions } from './message.js';
 import type { Delivery } from './sql/settle.js';
-import type { Id, Queue } from './types.js';
+import type { IdLike, Queue } from './types.js';
 import { type Registration, Worker } from './worker.js';
 
 /** A delivery, or the id of a message that this consumer holds. */
-export type Held = Delivery | Id;
+export type Held = Delivery | IdLike;
 
 /** For the last acknowledgements, when the server does not answer. */
 const LAST_WORDS_MS = 5_000;
@@ -116,13 +121,14 @@ export class Consumer extends Worker {
    * Registers a consumer over a pool of the caller's, with a connection of its own for notifications.
    * @throws {WorkerAlreadyActiveError} a live worker has that hostname and port
    */
-  static async create({ pool, queue, config, ...options }: ConsumerCreateOptions): Promise<Consumer> {
-    const db = Db.over(pool, config.schema);
+  static async create(options: ConsumerCreateOptions): Promise<Consumer> {
+    const call = 'Consumer.create()';
+    const { pool, queue, config, ...given } = check.options(call, options, CONSUMER_CREATE);
+    const settings = consumerSettings(call, Config.of(config), given);
+    check.queue('queue', queue);
+    const db = Db.over(check.pool('pool', pool), config.schema);
     try {
-      return await Consumer.open(db, queue, new Listener(db), true, {
-        ...consumerDefaults(config),
-        ...options,
-      });
+      return await Consumer.open(db, queue, new Listener(db), true, settings);
     } catch (error) {
       await db.close();
       throw error;
@@ -144,7 +150,7 @@ export class Consumer extends Worker {
 
   /** Claims the next message that is due. @returns nothing when none is @throws as `dequeueMany` */
   async dequeue<T = unknown>(options: LeaseOptions = {}): Promise<Message<T> | undefined> {
-    const [message] = await this.dequeueMany<T>(1, options);
+    const [message] = await this.#dequeue<T>('consumer.dequeue()', 1, options);
     return message;
   }
 
@@ -157,8 +163,13 @@ export class Consumer extends Worker {
    * @throws {WorkerSuspendedError} it is suspended or interrupted
    */
   async dequeueMany<T = unknown>(limit: number, options: LeaseOptions = {}): Promise<Message<T>[]> {
+    return this.#dequeue('consumer.dequeueMany()', limit, options);
+  }
+
+  async #dequeue<T>(call: string, limit: number, options: LeaseOptions): Promise<Message<T>[]> {
     check.integer('limit', limit, { min: 1, max: 100_000 });
-    const lockSeconds = checkLock(options.lockSeconds ?? this.#lockSeconds);
+    const { lockSeconds = this.#lockSeconds } = check.options(call, options, LEASE);
+    checkLock(lockSeconds);
     this.assertReady();
     return this.#deliveries.claim<T>({ limit, maxBytes: messageMemory.limitBytes }, lockSeconds);
   }
@@ -209,8 +220,8 @@ export class Consumer extends Worker {
     handler: Handler<T, TransactionalContext>,
     options: RunOptions = {},
   ): Promise<RunSummary> {
-    checkHandler(handler);
-    const checked = checkRunOptions(options, {
+    check.callback('handler', handler);
+    const checked = checkRunOptions(check.options('consumer.run()', options, RUN), {
       concurrency: 10,
       batchSize: 1,
       lockSeconds: this.#lockSeconds,
@@ -237,8 +248,8 @@ export class Consumer extends Worker {
     handler: BatchHandler<T, TransactionalContext>,
     options: RunBatchOptions = {},
   ): Promise<RunSummary> {
-    checkHandler(handler);
-    const checked = checkRunOptions(options, {
+    check.callback('handler', handler);
+    const checked = checkRunOptions(check.options('consumer.runBatch()', options, RUN_BATCH), {
       concurrency: 1,
       batchSize: this.#batchSize,
       lockSeconds: this.#lockSeconds,
@@ -254,7 +265,8 @@ export class Consumer extends Worker {
 
   /** @returns for each, in input order, whether this consumer held it */
   async archiveMany(held: readonly Held[]): Promise<boolean[]> {
-    return held.length === 0 ? [] : this.#deliveries.doneMany('archive', held.map(delivery));
+    const checked = deliveries(held);
+    return checked.length === 0 ? [] : this.#deliveries.doneMany('archive', checked);
   }
 
   /** Done, and gone. Calls at the same time share a statement. @returns whether this consumer held it */
@@ -264,23 +276,24 @@ export class Consumer extends Worker {
 
   /** @returns for each, in input order, whether this consumer held it */
   async deleteMany(held: readonly Held[]): Promise<boolean[]> {
-    return held.length === 0 ? [] : this.#deliveries.doneMany('delete', held.map(delivery));
+    const checked = deliveries(held);
+    return checked.length === 0 ? [] : this.#deliveries.doneMany('delete', checked);
   }
 
   /** Back into the queue, at once or after a delay. @returns whether this consumer held it */
-  async release(held: Held, { delaySeconds = 0 }: { delaySeconds?: number } = {}): Promise<boolean> {
+  async release(held: Held, options: Omit<ReleaseOptions, 'client'> = {}): Promise<boolean> {
+    const { delaySeconds = 0 } = check.options('consumer.release()', options, DELAY);
     check.seconds('delaySeconds', delaySeconds);
     return this.#deliveries.release({ ...delivery(held), delaySeconds });
   }
 
   /** @returns for each, in input order, whether this consumer held it */
-  async releaseMany(
-    held: readonly Held[],
-    { delaySeconds = 0 }: { delaySeconds?: number } = {},
-  ): Promise<boolean[]> {
+  async releaseMany(held: readonly Held[], options: Omit<ReleaseOptions, 'client'> = {}): Promise<boolean[]> {
+    const { delaySeconds = 0 } = check.options('consumer.releaseMany()', options, DELAY);
     check.seconds('delaySeconds', delaySeconds);
-    if (held.length === 0) return [];
-    return this.#deliveries.releaseMany(held.map((one) => ({ ...delivery(one), delaySeconds })));
+    const checked = deliveries(held);
+    if (checked.length === 0) return [];
+    return this.#deliveries.releaseMany(checked.map((one) => ({ ...one, delaySeconds })));
   }
 
   /**
@@ -375,11 +388,18 @@ export class Consumer extends Worker {
   readonly #onDeaf = (reason: Error) => this.emit('deaf', reason);
 }
 
-function delivery(held: Held): Delivery {
-  if (typeof held === 'string') return { id: check.id('message id', held), readCount: null };
-  return { id: held.id, readCount: held.readCount };
+const DELAY: check.Names<Omit<ReleaseOptions, 'client'>> = { delaySeconds: true };
+
+/** Checked here: a bad id would fail the whole statement, and those who share it. */
+function delivery(held: Held, field = 'message id'): Delivery {
+  if (!check.isObject(held)) return { id: check.id(field, held), readCount: null };
+  return check.read(field, 'a message or its id', () => {
+    const { id, readCount } = held as Delivery;
+    if (readCount !== null) check.integer(`${field}.readCount`, readCount, { min: 0, max: 2_147_483_647 });
+    return { id: check.id(`${field}.id`, id), readCount };
+  });
 }
 
-function checkHandler(handler: unknown): void {
-  check.kind('handler', handler, 'a function', (value) => typeof value === 'function');
+function deliveries(held: readonly Held[]): Delivery[] {
+  return check.list('messages', held).map((one, index) => delivery(one as Held, `messages[${index}]`));
 }

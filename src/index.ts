@@ -15,8 +15,8 @@ export { Config, type ConfigLoadOptions, type ConfigOptions, type ConfigValues }
 export {
   connect,
   type ConnectOptions,
+  type ConnectSettings,
   type ConnectWithPool,
-  type ListenOptions,
   type Sluice,
 } from './connect.js';
 export { Consumer, type Held } from './consumer.js';
@@ -66,6 +66,7 @@ export type {
   DeadMessage,
   ForeignLeases,
   Id,
+  IdLike,
   IngestStream,
   MessagePage,
   Queue,

@@ -35,6 +35,10 @@ export interface DeadLetterOptions extends SettleOptions {
   error?: unknown;
 }
 
+export const SETTLE: check.Names<SettleOptions> = { client: true };
+export const RELEASE: check.Names<ReleaseOptions> = { ...SETTLE, delaySeconds: true };
+export const DEAD_LETTER: check.Names<DeadLetterOptions> = { ...SETTLE, error: true };
+
 /**
  * One delivery of a message to one consumer. Its methods name exactly this delivery: they answer false, and change
  * nothing, once the lease has gone to somebody else or to a later delivery.
@@ -54,6 +58,7 @@ export class Message<T = unknown> implements StoredMessage<T> {
   readonly #holder: Holder;
   readonly #bytes: number;
   #settledAs: SettledAs | undefined;
+  #over = false;
 
   /** @param bytes of the payload, as it was received */
   constructor(stored: StoredMessage, payload: T, holder: Holder, bytes: number) {
@@ -79,38 +84,46 @@ export class Message<T = unknown> implements StoredMessage<T> {
    * if (await message.archive({ client })) await client.query('commit'); // both or neither
    * else await client.query('rollback');
    */
-  archive({ client }: SettleOptions = {}): Promise<boolean> {
-    return this.#settle('done', this.#holder.archive(this, client));
+  async archive(options: SettleOptions = {}): Promise<boolean> {
+    const client = clientOf('message.archive()', options);
+    return this.#settle('done', () => this.#holder.archive(this, client));
   }
 
   /** Done, and gone. @returns whether this delivery still held the message */
-  delete({ client }: SettleOptions = {}): Promise<boolean> {
-    return this.#settle('done', this.#holder.delete(this, client));
+  async delete(options: SettleOptions = {}): Promise<boolean> {
+    const client = clientOf('message.delete()', options);
+    return this.#settle('done', () => this.#holder.delete(this, client));
   }
 
   /** Not done: back into the queue, at once or after a delay. @returns whether this delivery still held the message */
-  async release({ delaySeconds = 0, client }: ReleaseOptions = {}): Promise<boolean> {
+  async release(options: ReleaseOptions = {}): Promise<boolean> {
+    const { delaySeconds = 0, client } = check.options('message.release()', options, RELEASE);
+    if (client !== undefined) check.client('client', client);
     const release = { ...this.#delivery, delaySeconds: check.seconds('delaySeconds', delaySeconds) };
-    return this.#settle('released', this.#holder.release(release, client));
+    return this.#settle('released', () => this.#holder.release(release, client));
   }
 
   /**
    * Failed: back into the queue for as long as the consumer's `backoff` says, or, after `maxReadCount` deliveries,
    * among the dead letters. @returns whether this delivery still held the message
    */
-  async fail(error: unknown, { client }: SettleOptions = {}): Promise<boolean> {
+  async fail(error: unknown, options: SettleOptions = {}): Promise<boolean> {
+    const client = clientOf('message.fail()', options);
     const release = this.#holder.afterFailure(this.#delivery, error);
-    return this.#settle(release.dead ? 'dead' : 'retried', this.#holder.release(release, client));
+    return this.#settle(release.dead ? 'dead' : 'retried', () => this.#holder.release(release, client));
   }
 
   /** Never to be tried again: among the dead letters. @returns whether this delivery still held the message */
-  deadLetter(reason: string, { error, client }: DeadLetterOptions = {}): Promise<boolean> {
+  async deadLetter(reason: string, options: DeadLetterOptions = {}): Promise<boolean> {
+    const { error, client } = check.options('message.deadLetter()', options, DEAD_LETTER);
+    check.kind('reason', reason, 'a string', (given) => typeof given === 'string');
     return this.fail(new DeadLetter(reason, { cause: error }), client ? { client } : {});
   }
 
   /** Adds seconds to the lease. @returns whether this delivery still held the message */
   async extendVisibility(seconds: number): Promise<boolean> {
-    return this.#holder.extendVisibility(this, check.leaseSeconds('seconds', seconds));
+    check.leaseSeconds('seconds', seconds);
+    return !this.#over && this.#holder.extendVisibility(this, seconds);
   }
 
   /** @internal of its payload, as it was received */
@@ -123,8 +136,16 @@ export class Message<T = unknown> implements StoredMessage<T> {
     return this.#settledAs;
   }
 
-  async #settle(as: SettledAs, settling: Promise<boolean>): Promise<boolean> {
-    const held = await settling;
+  /**
+   * @internal given back uncounted: the next delivery to the same consumer has the same count, and a handler that was
+   * told to stop may still settle this one
+   */
+  end(): void {
+    this.#over = true;
+  }
+
+  async #settle(as: SettledAs, settle: () => Promise<boolean>): Promise<boolean> {
+    const held = !this.#over && (await settle());
     if (held) this.#settledAs = as;
     return held;
   }
@@ -132,4 +153,9 @@ export class Message<T = unknown> implements StoredMessage<T> {
   get #delivery() {
     return { id: this.id, readCount: this.readCount };
   }
+}
+
+function clientOf(call: string, options: SettleOptions): CallersClient | undefined {
+  const { client } = check.options(call, options, SETTLE);
+  return client === undefined ? undefined : check.client('client', client);
 }

@@ -13,13 +13,15 @@ export interface PageOptions {
   cursor?: string | undefined;
 }
 
+export const PAGE: check.Names<PageOptions> = { limit: true, cursor: true };
+
 export function checkPage({ limit = 100, cursor }: PageOptions): { limit: number; place: Place | null } {
   return { limit: check.integer('limit', limit, { min: 1, max: 10_000 }), place: placeOf(cursor) };
 }
 
 /** @returns seconds since 1970; null when no time is given */
 export function checkTime(field: string, time: unknown): number | null {
-  return time === undefined ? null : check.kind(field, time, 'a valid Date', isDate).getTime() / 1_000;
+  return time === undefined ? null : check.date(field, time).getTime() / 1_000;
 }
 
 /** Cuts a list that was asked for one more than wanted. */
@@ -47,8 +49,4 @@ function placeOf(cursor: unknown): Place | null {
     throw new InvalidOptionError('cursor', 'the cursor of an earlier page', got);
   }
   return { at, id };
-}
-
-function isDate(value: unknown): value is Date {
-  return value instanceof Date && !Number.isNaN(value.getTime());
 }

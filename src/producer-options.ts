@@ -6,8 +6,8 @@ import { checkRetryOptions } from './ingest/writable-options.js';
 import { Limiter } from './limiter.js';
 import { schemaValidator } from './standard-schema.js';
 import type { Queue } from './types.js';
-import { PayloadCheck, type PayloadRules } from './validation.js';
-import type { WorkerOptions } from './worker.js';
+import { PAYLOAD_RULES, PayloadCheck, type PayloadRules, type PayloadRulesGiven } from './validation.js';
+import { WORKER, type WorkerOptions } from './worker-registration.js';
 
 export interface ProducerOptions<In = unknown, Out = In> extends WorkerOptions, Partial<PayloadRules> {
   /**
@@ -47,20 +47,47 @@ export interface ProducerCreateOptions<In = unknown, Out = In> extends ProducerO
   config: Config;
 }
 
-/** A producer's share of the configuration. */
-export function producerDefaults(config: Config): ProducerOptions {
+export const PRODUCER: check.Names<ProducerOptions> = {
+  ...WORKER,
+  ...PAYLOAD_RULES,
+  schema: true,
+  maxEnqueuePerSecond: true,
+  maxEnqueueBurst: true,
+  whenRateLimited: true,
+  maxReadCount: true,
+  retries: true,
+  retryBaseMs: true,
+  retryMaxMs: true,
+};
+export const PRODUCER_CREATE: check.Names<ProducerCreateOptions> = {
+  ...PRODUCER,
+  pool: true,
+  queue: true,
+  config: true,
+};
+
+/** What a call says, and the configuration for the rest. */
+export function producerSettings<In, Out>(
+  call: string,
+  config: Config,
+  options: ProducerOptions<In, Out>,
+): ProducerOptions<In, Out> {
+  const given = check.options(call, options, PRODUCER);
   const { maxPayloadBytes, maxStringBytes, maxDepth, forbiddenKeys, requiredKeys } = config;
   const { maxEnqueuePerSecond, maxEnqueueBurst, whenRateLimited } = config;
   const { heartbeatIntervalSeconds, maxReadCount } = config;
   return {
     ...{ maxPayloadBytes, maxStringBytes, maxDepth, forbiddenKeys, requiredKeys },
     ...{ maxEnqueuePerSecond, maxEnqueueBurst, whenRateLimited, heartbeatIntervalSeconds, maxReadCount },
+    ...given,
   };
 }
 
 export function checkProducerOptions<In, Out>(options: ProducerOptions<In, Out>) {
+  const { maxPayloadBytes, maxStringBytes, maxDepth, forbiddenKeys, requiredKeys } =
+    options as PayloadRulesGiven;
   return {
-    payloads: new PayloadCheck(options),
+    payloads: new PayloadCheck({ maxPayloadBytes, maxStringBytes, maxDepth, forbiddenKeys, requiredKeys }),
     validate: options.schema === undefined ? undefined : schemaValidator(options.schema),
     limiter: checkLimiter(options),
     maxReadCount: check.integer('maxReadCount', options.maxReadCount ?? 5, { min: 1, max: 2_147_483_647 }),

@@ -2,6 +2,7 @@
 import type { Writable } from 'node:stream';
 import { type IngestStats, ProducerStream } from '../streams/producer-stream.js';
 import * as check from './check.js';
+import { Config } from './config.js';
 import { type CallersClient, Db, type Queryable } from './db.js';
 import { Doorbell } from './doorbell.js';
 import { ClosedError } from './errors/index.js';
@@ -13,6 +14,8 @@ import {
   type BatchEnqueueOptions,
   checkDue,
   checkEnqueueOptions,
+  ENQUEUE,
+  ENQUEUE_DELAYED,
   type Enqueued,
   type EnqueueOptions,
 } from './ingest/enqueue-options.js';
@@ -22,18 +25,20 @@ import { KeyPurge } from './ingest/key-purge.js';
 import { outgoingRows, storedMessage } from './ingest/outgoing.js';
 import { Rejects } from './ingest/rejects.js';
 import { StreamSink } from './ingest/stream-sink.js';
-import { checkWritableOptions, type WritableOptions } from './ingest/writable-options.js';
+import { checkWritableOptions, WRITABLE, type WritableOptions } from './ingest/writable-options.js';
 import type { RateLimitStatus } from './limiter.js';
 import { onClient } from './on-client.js';
+import { SETTLE, type SettleOptions } from './message.js';
 import {
   checkProducerOptions,
+  PRODUCER_CREATE,
   type ProducerCreateOptions,
-  producerDefaults,
   type ProducerOptions,
+  producerSettings,
 } from './producer-options.js';
 import { replayMessage } from './sql/replay.js';
 import * as scheduled from './sql/scheduled.js';
-import type { Id, Queue, StoredMessage } from './types.js';
+import type { IdLike, Queue, StoredMessage } from './types.js';
 import type { PayloadRules } from './validation.js';
 import { type Registration, Worker } from './worker.js';
 
@@ -80,15 +85,15 @@ export class Producer<In = unknown, Out = In> extends Worker {
    * @throws {WorkerAlreadyActiveError} a live worker has that hostname and port
    * @throws {QueueNotFoundError} the queue was deleted meanwhile
    */
-  static async create<In = unknown, Out = In>({
-    pool,
-    queue,
-    config,
-    ...options
-  }: ProducerCreateOptions<In, Out>): Promise<Producer<In, Out>> {
-    const db = Db.over(pool, config.schema);
+  static async create<In = unknown, Out = In>(
+    options: ProducerCreateOptions<In, Out>,
+  ): Promise<Producer<In, Out>> {
+    const call = 'Producer.create()';
+    const { pool, queue, config, ...given } = check.options(call, options, PRODUCER_CREATE);
+    const settings = producerSettings<In, Out>(call, Config.of(config), given);
+    check.queue('queue', queue);
+    const db = Db.over(check.pool('pool', pool), config.schema);
     try {
-      const settings = { ...producerDefaults(config), ...options } as ProducerOptions<In, Out>;
       const producer = await Producer.open(db, queue, settings);
       producer.once('closed', () => void db.close());
       return producer;
@@ -137,10 +142,15 @@ export class Producer<In = unknown, Out = In> extends Worker {
    * await client.query('commit');
    */
   async enqueue<O extends EnqueueOptions = object>(payload: In, options?: O): Promise<Enqueued<Out, O>> {
-    this.#assertOpen();
-    const rows = await outgoingRows(this.options, [payload], checkEnqueueOptions(options ?? {}), true);
-    const [message] = await this.#put(rows, options ?? {});
+    const [message] = await this.#enqueue('producer.enqueue()', payload, options);
     return message as Enqueued<Out, O>;
+  }
+
+  async #enqueue(call: string, payload: In, options: EnqueueOptions | undefined) {
+    this.#assertOpen();
+    const given = check.options<EnqueueOptions>(call, options, ENQUEUE);
+    const rows = await outgoingRows(this.options, [payload], checkEnqueueOptions(given), true);
+    return this.#put(rows, given);
   }
 
   /**
@@ -148,13 +158,16 @@ export class Producer<In = unknown, Out = In> extends Worker {
    * @param delaySeconds a whole number from 0 to 4,294,967,295
    * @throws as `enqueue`
    */
-  async enqueueDelayed<O extends Omit<EnqueueOptions, 'delaySeconds'> = object>(
+  async enqueueDelayed<O extends Omit<EnqueueOptions, 'delaySeconds' | 'at'> = object>(
     payload: In,
     delaySeconds: number,
     options?: O,
   ): Promise<Enqueued<Out, O>> {
-    const delayed: EnqueueOptions = { ...options, delaySeconds: checkDelay(delaySeconds) };
-    return await this.enqueue(payload, delayed);
+    const call = 'producer.enqueueDelayed()';
+    const given = check.options<Omit<EnqueueOptions, 'delaySeconds' | 'at'>>(call, options, ENQUEUE_DELAYED);
+    const delayed: EnqueueOptions = { ...given, delaySeconds: checkDelay(delaySeconds) };
+    const [message] = await this.#enqueue(call, payload, delayed);
+    return message as Enqueued<Out, O>;
   }
 
   /**
@@ -169,9 +182,11 @@ export class Producer<In = unknown, Out = In> extends Worker {
     options?: O & BatchEnqueueOptions<In>, // which types the callback's parameters
   ): Promise<Enqueued<Out, O>[]> {
     this.#assertOpen();
-    check.kind('payloads', payloads, 'an array (use ingest() for other iterables)', Array.isArray);
-    const rows = await outgoingRows(this.options, payloads, checkEnqueueOptions(options ?? {}));
-    const messages = rows.length === 0 ? [] : await this.#put(rows, options ?? {});
+    const given = check.options<BatchEnqueueOptions<In>>('producer.batchEnqueue()', options, ENQUEUE);
+    if (given.dedupeKey !== undefined) check.callback('dedupeKey', given.dedupeKey);
+    const list = check.list('payloads', payloads, 'an array (use ingest() for other iterables)');
+    const rows = await outgoingRows(this.options, list, checkEnqueueOptions(given));
+    const messages = rows.length === 0 ? [] : await this.#put(rows, given);
     return messages as Enqueued<Out, O>[];
   }
 
@@ -180,7 +195,8 @@ export class Producer<In = unknown, Out = In> extends Worker {
    * @returns false where it was taken, archived, or never there
    * @throws {WorkerFencedError | ClosedError}
    */
-  cancel(messageId: Id, { client }: Pick<EnqueueOptions, 'client'> = {}): Promise<boolean> {
+  async cancel(messageId: IdLike, options: SettleOptions = {}): Promise<boolean> {
+    const { client } = check.options('producer.cancel()', options, SETTLE);
     return this.#change('cancelling', messageId, client, scheduled.cancelMessage);
   }
 
@@ -190,11 +206,8 @@ export class Producer<In = unknown, Out = In> extends Worker {
    * @returns false where it was taken, archived, or never there
    * @throws {WorkerFencedError | ClosedError}
    */
-  async reschedule(
-    messageId: Id,
-    due: scheduled.Due,
-    { client }: Pick<EnqueueOptions, 'client'> = {},
-  ): Promise<boolean> {
+  async reschedule(messageId: IdLike, due: scheduled.Due, options: SettleOptions = {}): Promise<boolean> {
+    const { client } = check.options('producer.reschedule()', options, SETTLE);
     const checked = checkDue(due);
     const moved = await this.#change('rescheduling', messageId, client, (on, target) =>
       scheduled.rescheduleMessage(on, target, checked),
@@ -208,7 +221,7 @@ export class Producer<In = unknown, Out = In> extends Worker {
    * @returns the message as it is now; undefined where it is not archived, or was never there
    * @throws {WorkerFencedError | ClosedError}
    */
-  async replay(messageId: Id): Promise<StoredMessage<Out> | undefined> {
+  async replay(messageId: IdLike): Promise<StoredMessage<Out> | undefined> {
     const message = await this.#change('replaying', messageId, undefined, replayMessage<Out>);
     if (message) this.#doorbell.ring();
     return message || undefined;
@@ -221,7 +234,7 @@ export class Producer<In = unknown, Out = In> extends Worker {
    * @returns false where no lease is running: not taken, run out, released, archived, or never there
    * @throws {WorkerFencedError | ClosedError}
    */
-  async extendVisibility(messageId: Id, seconds: number): Promise<boolean> {
+  async extendVisibility(messageId: IdLike, seconds: number): Promise<boolean> {
     check.number('seconds', seconds, { min: 0, max: MAX_EXTENSION_SECONDS });
     return this.#change('extending a lease', messageId, undefined, (on, target) =>
       scheduled.extendLease(on, target, seconds),
@@ -236,6 +249,10 @@ export class Producer<In = unknown, Out = In> extends Worker {
    * await pipeline(source, producer.writable({ batchSize: 5_000 }));
    */
   writable<T extends In = In>(options: WritableOptions<T> = {}): ProducerStream<T> {
+    return this.#writable(check.options('producer.writable()', options, WRITABLE));
+  }
+
+  #writable<T extends In>(options: WritableOptions<T>): ProducerStream<T> {
     this.#assertOpen();
     const { batch, rejects, maxBacklog, ...sending } = checkWritableOptions(options);
     const { payloads, validate, limiter, maxReadCount } = this.options;
@@ -281,11 +298,12 @@ export class Producer<In = unknown, Out = In> extends Worker {
    * const position = (line: Line) => line.endOffset;
    * await producer.ingest((from) => linesOf(file, Number(from ?? 0)), { resume: { name: 'log', position } });
    */
-  ingest<T extends In = In>(
+  async ingest<T extends In = In>(
     source: IngestSource<T>,
     options: WritableOptions<T> = {},
   ): Promise<IngestSummary> {
-    return ingest(() => this.writable(options), source, options.resume);
+    const given = check.options('producer.ingest()', options, WRITABLE);
+    return ingest(() => this.#writable(given), source, given.resume);
   }
 
   /**
@@ -336,7 +354,7 @@ export class Producer<In = unknown, Out = In> extends Worker {
 
   async #change<T>(
     what: string,
-    messageId: Id,
+    messageId: IdLike,
     client: CallersClient | undefined,
     change: (on: Queryable, target: scheduled.Target) => Promise<T | undefined>,
   ): Promise<T> {
@@ -346,6 +364,7 @@ export class Producer<In = unknown, Out = In> extends Worker {
       queueId: this.queue.id,
       worker: this.incarnation,
     };
+    if (client !== undefined) check.client('client', client);
     const changed = client
       ? await change(this.db.on(client), target)
       : await onClient(this.db, { what, ms: ANSWER_MS }, (session) => change(session, target));

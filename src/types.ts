@@ -1,6 +1,9 @@
 /** Id of a queue, message or worker: an int8 as a decimal string, exact in JavaScript and safe in JSON. */
 export type Id = string;
 
+/** An id as calls take it: also as a number that JavaScript holds exactly. */
+export type IdLike = Id | bigint | number;
+
 export interface Queue {
   id: Id;
   name: string;

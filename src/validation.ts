@@ -15,6 +15,17 @@ export interface PayloadRules {
   requiredKeys: readonly string[];
 }
 
+/** Those that are not given, or undefined, have their defaults. */
+export type PayloadRulesGiven = { [Rule in keyof PayloadRules]?: PayloadRules[Rule] | undefined };
+
+export const PAYLOAD_RULES: check.Names<PayloadRules> = {
+  maxPayloadBytes: true,
+  maxStringBytes: true,
+  maxDepth: true,
+  forbiddenKeys: true,
+  requiredKeys: true,
+};
+
 /** jsonb holds no longer string, and no longer object or array. */
 const LONGEST_BYTES = 268_435_455;
 
@@ -22,7 +33,7 @@ const LONGEST_BYTES = 268_435_455;
  * Fills in the defaults and checks the ranges.
  * @throws {InvalidOptionError} naming the field
  */
-export function checkPayloadRules(options: Partial<PayloadRules>): PayloadRules {
+export function checkPayloadRules(options: PayloadRulesGiven): PayloadRules {
   const { maxPayloadBytes = 1_048_576, maxStringBytes, maxDepth } = options;
   const bytes = { min: 1, max: LONGEST_BYTES };
   return {
@@ -48,8 +59,8 @@ export class PayloadCheck {
   readonly rules: PayloadRules;
 
   /** @throws {InvalidOptionError} a rule is out of its range */
-  constructor(options: Partial<PayloadRules> = {}) {
-    this.rules = checkPayloadRules(options);
+  constructor(options: PayloadRulesGiven = {}) {
+    this.rules = checkPayloadRules(check.options('new PayloadCheck()', options, PAYLOAD_RULES));
     this.#forbidden = this.rules.forbiddenKeys.map((key) => {
       const needle = `${JSON.stringify(key)}:`;
       return { key, needle, tail: needle.slice(1) };

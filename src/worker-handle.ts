@@ -1,7 +1,7 @@
 import * as check from './check.js';
 import type { Db } from './db.js';
 import { WorkerNotFoundError } from './errors/index.js';
-import type { Id, WorkerInfo, WorkerStatus } from './types.js';
+import type { Id, IdLike, WorkerInfo, WorkerStatus } from './types.js';
 import { type Age, WorkerRow } from './worker-row.js';
 
 /**
@@ -17,13 +17,14 @@ export class WorkerHandle {
   readonly #row: WorkerRow;
 
   /** @internal use admin.worker() */
-  constructor(db: Db, workerId: Id) {
-    this.workerId = check.id('workerId', workerId);
+  constructor(db: Db, workerId: IdLike) {
+    const id = check.id('workerId', workerId);
+    this.workerId = id;
     // An operator's word must not wait behind the work.
     this.#row = new WorkerRow(
       db.urgent,
-      { id: workerId, incarnation: null },
-      { gone: () => new WorkerNotFoundError(workerId) },
+      { id, incarnation: null },
+      { gone: () => new WorkerNotFoundError(id) },
     );
   }
 

@@ -24,6 +24,13 @@ export interface WorkerOptions {
   staleAfterSeconds?: number;
 }
 
+export const WORKER: check.Names<WorkerOptions> = {
+  hostname: true,
+  port: true,
+  heartbeatIntervalSeconds: true,
+  staleAfterSeconds: true,
+};
+
 /** A worker's place in the table, as its constructor needs it. */
 export interface Registration {
   name: string;

@@ -10,6 +10,8 @@ export interface Age {
   minutes?: number;
 }
 
+const AGE: check.Names<Age> = { seconds: true, minutes: true };
+
 interface Transition {
   from: readonly WorkerStatus[];
   to: WorkerStatus;
@@ -74,7 +76,10 @@ export class WorkerRow {
 
   /** Whether the last heartbeat is at most that old, by the server's clock. */
   async isHealthy(age: Age): Promise<boolean> {
-    const limit = check.number('age', (age.seconds ?? 0) + (age.minutes ?? 0) * 60, { min: 0 });
+    const { seconds, minutes } = check.options('isHealthy()', age, AGE);
+    if (minutes === undefined) check.number('age.seconds', seconds, { min: 0 });
+    if (minutes !== undefined) check.number('age.minutes', minutes, { min: 0 });
+    const limit = check.number('age', (seconds ?? 0) + (minutes ?? 0) * 60, { min: 0 });
     return (await this.#read()).heartbeatAgeSeconds <= limit;
   }
 

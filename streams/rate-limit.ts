@@ -1,5 +1,5 @@
 import { Transform, type TransformCallback } from 'node:stream';
-import { integer, number } from '../src/check.js';
+import * as check from '../src/check.js';
 import { endOnAbort } from './end-on-abort.js';
 import { TokenBucket } from './token-bucket.js';
 
@@ -11,6 +11,8 @@ export interface RateLimitOptions {
   /** Ends the stream with an `AbortError` at once, also in the middle of a wait. */
   signal?: AbortSignal | undefined;
 }
+
+export const RATE_LIMIT: check.Names<RateLimitOptions> = { perSecond: true, burst: true, signal: true };
 
 /**
  * An object stream that lets items through in order, `perSecond` of them per second on average. It drops nothing: it
@@ -31,9 +33,11 @@ export interface RateLimitOptions {
  * @example
  * await pipeline(source, rateLimit({ perSecond: 50_000 }), producer.writable());
  */
-export function rateLimit({ perSecond, burst = 1, signal }: RateLimitOptions): Transform {
-  number('rateLimit.perSecond', perSecond, { above: 0 });
-  integer('rateLimit.burst', burst, { min: 1 });
+export function rateLimit(options: RateLimitOptions): Transform {
+  const { perSecond, burst = 1, signal } = check.options('rateLimit()', options, RATE_LIMIT);
+  check.number('rateLimit.perSecond', perSecond, { above: 0 });
+  check.integer('rateLimit.burst', burst, { min: 1 });
+  if (signal !== undefined) check.signal('rateLimit.signal', signal);
   return endOnAbort(signal, new RateLimit(new TokenBucket({ perSecond, burst })));
 }
 

@@ -70,7 +70,6 @@ test.each([
 });
 
 test.each([
-  ['an empty name', ''],
   ['10,000 characters', 'x'.repeat(10_000)],
   ['more than 2,000 bytes', 'ü'.repeat(1_001)],
   ['a NUL', 'a\0b'],
@@ -86,6 +85,23 @@ test.each([
     expect((error as Error).message.length).toBeLessThan(250);
   }
   expect(await countOf(here, 'pgqrs_queues')).toBe(1);
+});
+
+test('a queue without a name, as pgqrs makes them, is a queue like any other, but none of ours is called so', async () => {
+  const here = await scenario();
+  const { sluice, pool, schema } = here;
+  await expect(sluice.admin.createQueue('')).rejects.toMatchObject({ field: 'queue name' });
+  await expect(sluice.admin.getQueue('')).rejects.toMatchObject({ code: 'QUEUE_NOT_FOUND' });
+  await pool.query(`insert into ${schema}.pgqrs_queues (queue_name) values ('')`);
+  const producer = await sluice.producer('');
+  await producer.enqueue('one');
+  await producer.ingest(['two']);
+  const consumer = await sluice.consumer('');
+  const messages = await consumer.dequeueMany(3);
+  expect(messages.map(({ payload }) => payload)).toEqual(['one', 'two']);
+  await consumer.archiveMany(messages);
+  expect(await sluice.admin.queueMetrics('')).toMatchObject({ archived: 2 });
+  expect(await sluice.admin.archive('').count()).toBe(2);
 });
 
 test('an unknown queue is told by its name, whatever is asked of it', async () => {
@@ -219,7 +235,7 @@ test('a worker is deleted unless something refers to it', async () => {
   await sluice.admin.purgeQueue('work');
   expect(await sluice.admin.deleteWorker(busy.workerId)).toBe(true);
 
-  for (const id of ['', '0', '-1', '1.5', 'x', '9223372036854775808', 7 as unknown as string])
+  for (const id of ['', '0', '-1', '1.5', 'x', '9223372036854775808', 7.5])
     await expect(sluice.admin.deleteWorker(id)).rejects.toThrow(InvalidOptionError);
 });
 

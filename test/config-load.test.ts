@@ -158,7 +158,7 @@ describe('load', () => {
 
   test('refuses an unknown option', async () => {
     expect(await messageOf(() => Config.load(untyped({ shema: 'x', env: {} })))).toBe(
-      'option must be a known name (nearest: schema), got "shema"',
+      'option of Config.load() must be a known name (nearest: schema), got "shema"',
     );
   });
 });

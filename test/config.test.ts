@@ -55,7 +55,7 @@ describe('fromDsn', () => {
       'maxConnections (option) must be a whole number from 1 to 10000, got 0',
     );
     expect(await messageOf(() => Config.fromDsn(DSN, untyped({ maxConections: 4 })))).toBe(
-      'option must be a known name (nearest: maxConnections), got "maxConections"',
+      'option of Config.fromDsn() must be a known name (nearest: maxConnections), got "maxConections"',
     );
   });
 });
@@ -104,7 +104,9 @@ describe('a Config', () => {
     expect(await messageOf(() => config.with({ pollIntervalMs: 0 }))).toBe(
       'pollIntervalMs (option) must be a whole number from 1 to 3600000, got 0',
     );
-    expect(await errorOf(() => config.with(untyped({ pollInterval: 5 })))).toMatchObject({ field: 'option' });
+    expect(await errorOf(() => config.with(untyped({ pollInterval: 5 })))).toMatchObject({
+      field: 'option of config.with()',
+    });
   });
 
   test.each(NAMES)('is copied with another %s and nothing else changed', (name) => {

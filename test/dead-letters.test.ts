@@ -49,7 +49,7 @@ test('what was done, what was brought back by pgqrs, and what is of another queu
   const dead = admin.deadLetters('work');
   expect(await dead.list()).toEqual({ messages: [], cursor: undefined });
   expect(await dead.count()).toBe(0);
-  expect(await dead.replay({})).toBe(0);
+  expect(await dead.replay({ all: true })).toBe(0);
   expect(await dead.purge([back!])).toBe(0);
   expect(await here.count()).toBe(4);
 });
@@ -127,7 +127,7 @@ test.each(['by id', 'by filter'])('a replay %s rings the doorbell', async (how) 
   client.on('notification', ({ channel }) => heard.push(channel));
   const channel = channelOf(here.schema, here.queue.id);
   await client.query(`listen "${channel}"`);
-  await here.sluice.admin.deadLetters('work').replay(how === 'by id' ? id! : {});
+  await here.sluice.admin.deadLetters('work').replay(how === 'by id' ? id! : { all: true });
   await eventually('a ring', () => heard.includes(channel));
   client.release(true);
 });
@@ -151,7 +151,7 @@ test('a dead letter that a workflow run refers to is passed over, by id and by f
   await referTo(here, kept!);
   const dead = here.sluice.admin.deadLetters('work');
   expect(await dead.purge([one!, kept!])).toBe(1);
-  expect(await dead.purge({})).toBe(1);
+  expect(await dead.purge({ all: true })).toBe(1);
   expect(await here.sluice.admin.getMessage(three!)).toBeUndefined();
   expect(ids((await dead.list()).messages)).toEqual([kept]);
   expect(await dead.replay(kept!)).toBe(1);
@@ -167,7 +167,7 @@ test.each(['replay', 'purge'] as const)(
       await putDead(here, 10);
     });
     const dead = sluice.admin.deadLetters('work');
-    expect(await dead[change]({})).toBe(30_000);
+    expect(await dead[change]({ all: true })).toBe(30_000);
     expect(count(`${change}_dead_letters`)).toBe(4);
     expect(await dead.count()).toBe(10);
     expect(await failures(here)).toHaveLength(10);
@@ -183,14 +183,14 @@ test('a replay against a purge: each message is either back or gone, and has no 
   const all = await putDead(here, 20_000);
   const dead = here.sluice.admin.deadLetters('work');
   const done = await Promise.all([
-    dead.replay({}),
-    dead.purge({}),
+    dead.replay({ all: true }),
+    dead.purge({ all: true }),
     dead.replay(all.slice(0, 500)),
     dead.purge(all.slice(0, 500).reverse()),
   ]);
   const [replayed, purged, replayedById, purgedById] = done;
   // What one of them had locked the others left alone: ask for the rest.
-  const rest = await dead.replay({});
+  const rest = await dead.replay({ all: true });
   const back = replayed + replayedById + rest;
   expect(back + purged + purgedById).toBe(20_000);
   expect(await here.count()).toBe(back);
@@ -205,7 +205,7 @@ test('the handle asks nothing; its calls know the queue or say that there is non
     () => dead.list(),
     () => dead.count(),
     () => dead.replay('1'),
-    () => dead.replay({}),
+    () => dead.replay({ all: true }),
     () => dead.purge(['1']),
   ])
     await expect(call()).rejects.toThrow(QueueNotFoundError);
@@ -223,16 +223,19 @@ test('options that break a rule are refused by name, before anything happens', a
     [() => dead.count({ reason: '' }), 'reason must be a non-empty string'],
     [() => dead.replay('x'), 'id must be an id: a positive decimal string'],
     [() => dead.purge(['1', '-1']), 'ids[1] must be an id: a positive decimal string'],
-    [() => dead.purge(undefined as never), 'filter must be an id, a list of ids, or a filter, got undefined'],
+    [() => dead.purge(undefined as never), 'which must be an id, a list of ids, or a filter, got undefined'],
     // It would purge everything.
-    [() => dead.purge({ reasn: 'exhausted' } as never), 'filter must be a known name (nearest: reason)'],
+    [
+      () => dead.purge({ reasn: 'exhausted' } as never),
+      'option of deadLetters.purge() must be a known name (nearest: reason)',
+    ],
   ];
   for (const [call, message] of refused) {
     const error = await call().catch((reason: unknown) => reason);
     expect(error).toBeInstanceOf(InvalidOptionError);
     expect((error as Error).message).toContain(message);
   }
-  expect(() => here.sluice.admin.deadLetters('')).toThrow(InvalidOptionError);
+  expect(() => here.sluice.admin.deadLetters('a\0')).toThrow(InvalidOptionError);
   expect(await dead.count()).toBe(1);
 });
 
@@ -245,7 +248,11 @@ test('a message that pgqrs has replayed and somebody has done since is no dead l
   expect(message?.id).toBe(id);
   await message?.archive();
   const dead = s.sluice.admin.deadLetters('work');
-  expect([await dead.count(), await dead.replay({}), (await dead.list()).messages]).toEqual([0, 0, []]);
+  expect([await dead.count(), await dead.replay({ all: true }), (await dead.list()).messages]).toEqual([
+    0,
+    0,
+    [],
+  ]);
   expect(await s.sluice.admin.archive('work').count()).toBe(1);
   expect(await s.sluice.admin.queueMetrics('work')).toMatchObject({ archived: 1, dead: 0 });
 });

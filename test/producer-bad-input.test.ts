@@ -117,7 +117,7 @@ const OPTIONS: Calls = {
   'enqueue(client: no client)': {
     call: (p) => p.enqueue(1, { client: any({}) }),
     code: 'INVALID_OPTION',
-    message: 'client must be a client of pg, got an object',
+    message: 'client must be a client of pg, in a transaction, got an object',
   },
   'enqueue(signal: no signal)': {
     call: (p) => p.enqueue(1, { signal: any('stop') }),
@@ -125,9 +125,9 @@ const OPTIONS: Calls = {
     message: 'signal must be an AbortSignal, got "stop"',
   },
   'extendVisibility(no id)': {
-    call: (p) => p.extendVisibility(any(42), 30),
+    call: (p) => p.extendVisibility(any(4.2), 30),
     code: 'INVALID_OPTION',
-    message: 'messageId must be an id: a positive decimal string, got 42',
+    message: 'messageId must be an id: a positive decimal string, bigint or safe integer, got 4.2',
   },
   'extendVisibility(-1)': {
     call: (p) => p.extendVisibility('42', -1),
@@ -142,12 +142,13 @@ const OPTIONS: Calls = {
   'cancel(no id)': {
     call: (p) => p.cancel('-1'),
     code: 'INVALID_OPTION',
-    message: 'messageId must be an id: a positive decimal string, got "-1"',
+    message: 'messageId must be an id: a positive decimal string, bigint or safe integer, got "-1"',
   },
   'cancel(beyond int8)': {
     call: (p) => p.cancel('9223372036854775808'),
     code: 'INVALID_OPTION',
-    message: 'messageId must be an id: a positive decimal string, got "9223372036854775808"',
+    message:
+      'messageId must be an id: a positive decimal string, bigint or safe integer, got "9223372036854775808"',
   },
   'reschedule(nothing)': {
     call: (p) => p.reschedule('42', any(undefined)),
@@ -177,7 +178,7 @@ const OPTIONS: Calls = {
   'isHealthy(-1)': {
     call: (p) => p.isHealthy({ seconds: -1 }),
     code: 'INVALID_OPTION',
-    message: 'age must be a number of at least 0, got -1',
+    message: 'age.seconds must be a number of at least 0, got -1',
   },
 };
 

@@ -98,7 +98,7 @@ test('a worker that is not there, or no more, is not found by anything', async (
     expect((result as PromiseRejectedResult).reason).toBeInstanceOf(WorkerNotFoundError);
   }
   expect(await selectWorkerInfo(db, id)).toBeUndefined();
-  for (const wrong of ['', 'one', '-1', '0', 7 as never, '9223372036854775808'])
+  for (const wrong of ['', 'one', '-1', '0', 7.5, '9223372036854775808'])
     expect(() => new WorkerHandle(db, wrong)).toThrow('workerId');
 });
 

@@ -1,5 +1,6 @@
 import type { Room } from '../../streams/claim-loop.js';
 import type { CallersClient, Db, Session } from '../db.js';
+import { isAnswer, tookTooLong } from '../errors/answer.js';
 import { type Holder, Message } from '../message.js';
 import { onClient } from '../on-client.js';
 import * as claims from '../sql/claim.js';
@@ -7,7 +8,7 @@ import { type Persistence, retrying } from '../retrying.js';
 import * as settle from '../sql/settle.js';
 import type { Incarnation } from '../sql/workers.js';
 import type { StoredMessage } from '../types.js';
-import { type Acknowledgement, Acknowledgements, answer, type Asker } from './acknowledgements.js';
+import { type Acknowledgement, Acknowledgements, Asked } from './acknowledgements.js';
 import { Floor } from './floor.js';
 import { afterFailure, type Failure } from './outcome.js';
 import type { RetryPolicy } from './retry-policy.js';
@@ -44,6 +45,7 @@ export class Deliveries implements Holder {
   readonly #floor = new Floor();
   readonly #done: Record<settle.SettledBy, Acknowledgements>;
   readonly #releases: Acknowledgements<settle.Release>;
+  readonly #returns: Acknowledgements;
   readonly #claims = new Set<Promise<unknown>>();
 
   constructor(private readonly options: DeliveriesOptions) {
@@ -64,6 +66,10 @@ export class Deliveries implements Holder {
     };
     this.#releases = new Acknowledgements({
       send: (releases, onSending) => this.#release(releases, onSending),
+      hurry,
+    });
+    this.#returns = new Acknowledgements({
+      send: (held, onSending) => this.#giveBack(held, onSending),
       hurry,
     });
   }
@@ -116,14 +122,15 @@ export class Deliveries implements Holder {
   }
 
   async done(by: settle.SettledBy, held: settle.Delivery, client?: CallersClient): Promise<boolean> {
-    return client
-      ? first(await this.doneMany(by, [held], client))
-      : asked((asker) => this.settle(by, held, asker));
+    if (client) return first(await this.doneMany(by, [held], client));
+    const asked = new Asked(held);
+    this.settle(by, asked);
+    return asked.answer;
   }
 
   /** As `done`, for who does not want a promise for each. */
-  settle(by: settle.SettledBy, held: settle.Delivery, asker: Asker): void {
-    this.#done[by].add(held, asker);
+  settle(by: settle.SettledBy, acknowledgement: Acknowledgement): void {
+    this.#done[by].add(acknowledgement);
   }
 
   /** In one statement of their own. */
@@ -138,14 +145,15 @@ export class Deliveries implements Holder {
   }
 
   async release(held: settle.Release, client?: CallersClient): Promise<boolean> {
-    return client
-      ? first(await this.releaseMany([held], client))
-      : asked((asker) => this.#releases.add(held, asker));
+    if (client) return first(await this.releaseMany([held], client));
+    const asked = new Asked(held);
+    this.letGo(asked);
+    return asked.answer;
   }
 
   /** As `release`, for who does not want a promise for each. */
-  letGo(release: settle.Release, asker: Asker): void {
-    this.#releases.add(release, asker);
+  letGo(acknowledgement: Acknowledgement<settle.Release>): void {
+    this.#releases.add(acknowledgement);
   }
 
   /** In one statement of their own. */
@@ -185,6 +193,21 @@ export class Deliveries implements Holder {
     return settle.renewLeases(this.options.db.urgent, this.options.worker, held, lockSeconds);
   }
 
+  /** As if it had never been delivered; a message object that somebody has in hand must have been ended. */
+  giveBackOne(acknowledgement: Acknowledgement): void {
+    this.#returns.add(acknowledgement);
+  }
+
+  async #giveBack(held: readonly settle.Delivery[], onSending: () => void): Promise<boolean[]> {
+    const back = await this.#answered('giving messages back', (on) => {
+      onSending();
+      return settle.giveBackMessages(on, this.options.worker, held);
+    });
+    this.startOver();
+    if (back.includes(true)) this.options.onReturned();
+    return back;
+  }
+
   /**
    * Messages that nobody has begun: they don't count as delivered. Where it fails the leases run out by themselves. Never
    * rejects.
@@ -219,7 +242,8 @@ export class Deliveries implements Holder {
   /** Resolves when no acknowledgement is waiting or under way. */
   async idle(): Promise<void> {
     await Promise.all(this.#claims);
-    await Promise.all([this.#done.archive.idle(), this.#done.delete.idle(), this.#releases.idle()]);
+    const { archive, delete: deleted } = this.#done;
+    await Promise.all([archive, deleted, this.#releases, this.#returns].map((kind) => kind.idle()));
   }
 
   /** @returns `left`: what there is still room for, where the queue may have it */
@@ -274,29 +298,28 @@ export class Deliveries implements Holder {
     this.options.onUnreadable({ message, error, retrySeconds, deadReason: dead?.reason });
   }
 
+  /** What is settled along with a claim never fails it: refused, or in the way, it goes on its own. */
   async #claimOn(on: Session, claim: claims.Claim): Promise<claims.Claimed> {
     const by = this.#done.archive.waiting >= this.#done.delete.waiting ? 'archive' : 'delete';
-    const waiting: Acknowledgement[] = this.#done[by].take();
+    const done = this.#done[by];
+    const waiting = done.take();
     if (waiting.length === 0) return claims.claimMessages(on, claim);
     try {
       const held = waiting.map(({ delivery }) => delivery);
       const claimed = await claims.claimMessages(on, { ...claim, settlement: { by, held } });
-      if (claimed.settled === 'refused') this.#done[by].retry(waiting);
-      else answer(waiting, claimed.settled);
+      if (claimed.settled === 'refused') done.again(waiting);
+      else done.answered(waiting, claimed.settled);
       return claimed;
     } catch (error) {
-      this.#done[by].retry(waiting, error as Error);
-      throw error;
+      done.again(waiting, error);
+      if (!isAnswer(error) || tookTooLong(error)) throw error;
+      return claims.claimMessages(on, claim);
     }
   }
 
   #answered<R>(what: string, work: (on: Session) => Promise<R>, signal = this.options.hurry): Promise<R> {
     return onClient(this.options.db, { what, ms: ANSWER_MS, signal, graceMs: LAST_ANSWER_MS }, work);
   }
-}
-
-function asked(ask: (asker: Asker) => void): Promise<boolean> {
-  return new Promise((answered, failed) => ask({ answered, failed }));
 }
 
 function first(answers: boolean[]): boolean {

@@ -1,5 +1,4 @@
 import { DeadLetter, RetryAfter } from '../errors/index.js';
-import * as check from '../check.js';
 import type { Message } from '../message.js';
 import type { Release } from '../sql/settle.js';
 import type { RetryPolicy } from './retry-policy.js';
@@ -41,12 +40,8 @@ export function afterFailure(
       dead: { reason: storable(shown(reason), MAX_REASON_LENGTH), lastError: described(error) },
     };
   }
-  return { id, readCount, delaySeconds: delayAfter(error, readCount, policy) };
-}
-
-function delayAfter(error: unknown, readCount: number, policy: RetryPolicy): number {
-  if (error instanceof RetryAfter) return check.seconds('the seconds of RetryAfter', error.seconds);
-  return policy(readCount, error);
+  const delaySeconds = error instanceof RetryAfter ? error.seconds : policy(readCount, error);
+  return { id, readCount, delaySeconds };
 }
 
 /** An error as an operator needs it: with its stack, and that of its causes. Handlers throw anything. */

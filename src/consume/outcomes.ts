@@ -1,9 +1,9 @@
 import { type Deferred, deferred, settledWithin } from '../deferred.js';
-import { isAnswer } from '../errors/answer.js';
-import { type LeaseLostError, RetryAfter, SluiceError } from '../errors/index.js';
+import { isRefusal } from '../errors/answer.js';
+import { LeaseLostError, RetryAfter } from '../errors/index.js';
 import type { Message } from '../message.js';
 import type { Release, SettledBy } from '../sql/settle.js';
-import type { Asker } from './acknowledgements.js';
+import { Acknowledgement, type Answer } from './acknowledgements.js';
 import type { Deliveries } from './deliveries.js';
 import type { Leases } from './leases.js';
 import type { Failure } from './outcome.js';
@@ -24,7 +24,7 @@ export interface OutcomesOptions {
   onLost: (message: Message, error: LeaseLostError | undefined) => void;
   /** Called now and then, and when none is open any more. */
   onSettled: () => void;
-  /** The server refuses what it is told, or nobody can be told any more. */
+  /** The server refuses whatever it is told, or nobody can be told any more. */
   onRefused: (error: Error) => void;
 }
 
@@ -53,12 +53,15 @@ export class Outcomes {
 
   done(held: Held): void {
     const { deliveries, onSuccess } = this.options;
-    this.#tell(new Telling(this, held, 'done', (asker) => deliveries.settle(onSuccess, held.message, asker)));
+    this.#open++;
+    deliveries.settle(onSuccess, new Done(this, held));
   }
 
+  /** Interrupted, which is not its fault: it goes back uncounted. */
   released(held: Held): void {
-    const { id, readCount } = held.message;
-    this.#tell(new Telling(this, held, 'released', this.#lettingGo({ id, readCount, delaySeconds: 0 })));
+    held.message.end();
+    this.#open++;
+    this.options.deliveries.giveBackOne(new GivenBack(this, held));
   }
 
   /** @param otherwise what has become of it where it is not held any more */
@@ -66,25 +69,41 @@ export class Outcomes {
     const { message } = held;
     const release = this.#afterFailure(message, error);
     const retrySeconds = release.dead ? undefined : release.delaySeconds;
-    const became = release.dead ? 'dead' : 'retried';
     const failure = { message, error, retrySeconds, deadReason: release.dead?.reason };
-    this.#tell(new Telling(this, held, became, this.#lettingGo(release), otherwise, failure));
+    const became = release.dead ? 'dead' : 'retried';
+    this.#open++;
+    this.options.deliveries.letGo(new LetGo(this, held, release, became, otherwise, failure));
   }
 
   /** @internal the server has answered @param failure what it is about, where it is so */
-  answered(held: Held, became: Became, failure: Failure | undefined): void {
+  answered(held: Held, became: Became, failure?: Failure): void {
     this.are(held, became);
     if (failure) this.options.onFailed(failure);
     this.#close();
   }
 
-  /** @internal @returns whether it is to be told again */
-  isToBeToldAgain(held: Held, error: Error): boolean {
-    if (error instanceof SluiceError && error.transient && !this.#over) return true;
+  /** @internal the server refuses to settle it: so it has failed, whatever the handler says */
+  refused(held: Held, error: Error): void {
+    this.failed(held, error);
+    this.#close();
+  }
+
+  /** @internal the server refuses even to take it back: its lease runs out by itself */
+  stuck(held: Held, error: Error): void {
+    held.lost ??= new LeaseLostError(held.message.id, { cause: error });
+    this.answered(held, 'lost');
+  }
+
+  /** @internal nobody can be told any more, of this one or any other */
+  broken(held: Held, error: Error): void {
     this.options.leases.remove(held);
     this.options.onRefused(error);
     this.#close();
-    return false;
+  }
+
+  /** @internal whether it is still worth while to tell the server anything */
+  get isOver(): boolean {
+    return this.#over;
   }
 
   /** Waits for those that are open, but not for longer than that. @returns whether none is left */
@@ -95,15 +114,6 @@ export class Outcomes {
     }
     this.#over = true;
     return this.#open === 0;
-  }
-
-  #tell(telling: Telling): void {
-    this.#open++;
-    telling.tell(telling);
-  }
-
-  #lettingGo(release: Release): (asker: Asker) => void {
-    return (asker) => this.options.deliveries.letGo(release, asker);
   }
 
   #close(): void {
@@ -122,27 +132,77 @@ export class Outcomes {
   }
 }
 
-/** One message and what the server is told of it: until it answers, or the run is over and the lease ends by itself. */
-class Telling implements Asker {
-  /** Not held, after an answer that did not come: that one carried it out. */
-  #doubted = false;
-
+/** A message whose handler has succeeded, until the server has answered, or the run is over and its lease runs out. */
+class Done extends Acknowledgement {
   constructor(
     private readonly outcomes: Outcomes,
     private readonly held: Held,
-    private readonly became: Became,
-    readonly tell: (asker: Asker) => void,
-    private readonly otherwise: Became = 'lost',
-    private readonly failure?: Failure,
-  ) {}
+  ) {
+    super(held.message);
+  }
 
-  answered(still: boolean): void {
-    if (still || this.#doubted) this.outcomes.answered(this.held, this.became, this.failure);
-    else this.outcomes.answered(this.held, this.otherwise, undefined);
+  /** Nobody else can have taken it but after the end of its lease: unknown is as good as carried out. */
+  answered(answer: Answer): void {
+    this.outcomes.answered(this.held, answer ? 'done' : 'lost');
   }
 
   failed(error: Error): void {
-    this.#doubted ||= !isAnswer(error);
-    if (this.outcomes.isToBeToldAgain(this.held, error)) this.tell(this);
+    if (isRefusal(error)) this.outcomes.refused(this.held, error);
+    else this.outcomes.broken(this.held, error);
+  }
+
+  get isWanted(): boolean {
+    return !this.outcomes.isOver;
+  }
+}
+
+/** A message whose handler has failed: it is to be tried again, or is a dead letter. */
+class LetGo extends Acknowledgement<Release> {
+  constructor(
+    private readonly outcomes: Outcomes,
+    private readonly held: Held,
+    release: Release,
+    private readonly became: Became,
+    private readonly otherwise: Became = 'lost',
+    private readonly failure?: Failure,
+  ) {
+    super(release);
+  }
+
+  answered(answer: Answer): void {
+    if (answer) this.outcomes.answered(this.held, this.became, this.failure);
+    else this.outcomes.answered(this.held, this.otherwise);
+  }
+
+  failed(error: Error): void {
+    if (isRefusal(error)) this.outcomes.stuck(this.held, error);
+    else this.outcomes.broken(this.held, error);
+  }
+
+  get isWanted(): boolean {
+    return !this.outcomes.isOver;
+  }
+}
+
+/** A message that goes back as if it had never been delivered; where that fails its lease runs out by itself. */
+class GivenBack extends Acknowledgement {
+  constructor(
+    private readonly outcomes: Outcomes,
+    private readonly held: Held,
+  ) {
+    super(held.message);
+  }
+
+  answered(answer: Answer): void {
+    this.outcomes.answered(this.held, answer ? 'released' : 'lost');
+  }
+
+  failed(): void {
+    this.outcomes.answered(this.held, 'released');
+  }
+
+  /** Not in doubt: it may be back already, and delivered here once more with the same count. */
+  get isWanted(): boolean {
+    return !this.doubt && !this.outcomes.isOver;
   }
 }

@@ -1,7 +1,12 @@
 import type { CallersClient, Db, Session } from '../db.js';
 import { withDeadline } from '../deferred.js';
-import { isAnswer } from '../errors/answer.js';
-import { InvalidOptionError, LeaseLostError, PermissionDeniedError } from '../errors/index.js';
+import { isAnswer, isRefusal } from '../errors/answer.js';
+import {
+  type DatabaseError,
+  InvalidOptionError,
+  LeaseLostError,
+  PermissionDeniedError,
+} from '../errors/index.js';
 import type { Message } from '../message.js';
 import { isTransient, retrying } from '../retrying.js';
 import type { SettledBy } from '../sql/settle.js';
@@ -68,7 +73,16 @@ export function inTransaction(call: Call, db: Db, deliveries: Deliveries, by: Se
     try {
       const errors = await call(work, contextOf(work, session.lent));
       const done = work.messages.filter(({ settledAs }, at) => errors[at] === undefined && !settledAs);
-      await withDeadline('settling in a transaction', ANSWER_MS, settled(deliveries, by, done, session.lent));
+      const settling = settled(deliveries, by, done, session.lent);
+      const refusal = await withDeadline('settling in a transaction', ANSWER_MS, settling);
+      if (refusal) {
+        const probing = refusedOnes(deliveries, by, done, session, refusal);
+        const refused = await withDeadline('settling one by one', ANSWER_MS, probing);
+        await session.rollback();
+        return work.messages.map(
+          (message, at) => errors[at] ?? refused.get(message) ?? new RolledBack(refusal),
+        );
+      }
       await withDeadline('committing', ANSWER_MS, session.commit()).catch(doubted);
       session.release();
       return errors;
@@ -93,15 +107,50 @@ function begun(db: Db, work: Work): Promise<Session> {
   });
 }
 
+/** @returns why the server refuses to settle one or several of them */
 async function settled(
   deliveries: Deliveries,
   by: SettledBy,
   done: readonly Message[],
   client: CallersClient,
-): Promise<void> {
-  const held = await deliveries.doneMany(by, done, client).catch(refused);
-  const lost = held.indexOf(false);
-  if (lost >= 0) throw new LeaseLostError(done[lost]?.id ?? '');
+): Promise<DatabaseError | undefined> {
+  try {
+    const held = await deliveries.doneMany(by, done, client);
+    const lost = held.indexOf(false);
+    if (lost >= 0) throw new RolledBack(new LeaseLostError(done[lost]?.id ?? ''));
+    return undefined;
+  } catch (error) {
+    if (isRefusal(error)) return error;
+    throw error instanceof PermissionDeniedError ? new SettlementRefused(error) : error;
+  }
+}
+
+/** Which of them the server refuses: the halves are tried in transactions that are rolled back, the one that is open too. */
+async function refusedOnes(
+  deliveries: Deliveries,
+  by: SettledBy,
+  done: readonly Message[],
+  session: Session,
+  refusal: DatabaseError,
+): Promise<Map<Message, DatabaseError>> {
+  if (done.length === 1) return new Map(done.map((one) => [one, refusal]));
+  const refused = new Map<Message, DatabaseError>();
+  const half = Math.ceil(done.length / 2);
+  for (const part of [done.slice(0, half), done.slice(half)]) {
+    await session.script('rollback');
+    await session.begin();
+    const why = await settled(deliveries, by, part, session.lent);
+    if (!why) continue;
+    for (const one of await refusedOnes(deliveries, by, part, session, why)) refused.set(...one);
+  }
+  return refused;
+}
+
+/** Its transaction could not commit, for another message's sake or since the lease was lost. */
+export class RolledBack extends Error {
+  constructor(override readonly cause: DatabaseError | LeaseLostError) {
+    super(cause.message);
+  }
 }
 
 /** No answer to COMMIT: what is not held any more when somebody looks was committed. */
@@ -120,10 +169,6 @@ export class SettlementRefused extends Error {
   constructor(override readonly cause: PermissionDeniedError) {
     super(cause.message);
   }
-}
-
-function refused(error: unknown): never {
-  throw error instanceof PermissionDeniedError ? new SettlementRefused(error) : error;
 }
 
 function contextOf(work: Work, client: CallersClient): TransactionalContext {

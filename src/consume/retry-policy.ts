@@ -9,6 +9,8 @@ export interface ExponentialBackoff {
   maxSeconds?: number;
 }
 
+const EXPONENTIAL: check.Names<ExponentialBackoff> = { baseSeconds: true, maxSeconds: true };
+
 /**
  * How long a message waits after a failure before it is delivered again: exponentially longer, always the same number
  * of seconds, or what a function answers in seconds. `attempt` is the number of its deliveries so far, from 1.
@@ -26,10 +28,9 @@ export function retryPolicy(backoff: Backoff): RetryPolicy {
     const seconds = check.seconds('backoff', backoff);
     return () => seconds;
   }
-  check.kind('backoff', backoff, 'a number, a function or { baseSeconds, maxSeconds }', (value) => {
-    return typeof value === 'object' && value !== null;
-  });
-  const baseSeconds = check.seconds('backoff.baseSeconds', backoff.baseSeconds ?? 1);
-  const maxSeconds = check.seconds('backoff.maxSeconds', backoff.maxSeconds ?? 3_600);
+  check.kind('backoff', backoff, 'a number, a function or { baseSeconds, maxSeconds }', check.isObject);
+  const given = check.options<ExponentialBackoff>('backoff', backoff, EXPONENTIAL);
+  const baseSeconds = check.seconds('backoff.baseSeconds', given.baseSeconds ?? 1);
+  const maxSeconds = check.seconds('backoff.maxSeconds', given.maxSeconds ?? 3_600);
   return (attempt) => backoffMs(attempt, { baseMs: baseSeconds * 1_000, maxMs: maxSeconds * 1_000 }) / 1_000;
 }

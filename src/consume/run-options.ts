@@ -38,6 +38,17 @@ export interface RunBatchOptions extends RunOptions {
   concurrency?: number;
 }
 
+export const RUN: check.Names<RunOptions> = {
+  concurrency: true,
+  prefetch: true,
+  lockSeconds: true,
+  onSuccess: true,
+  transactional: true,
+  shutdownSeconds: true,
+  signal: true,
+};
+export const RUN_BATCH: check.Names<RunBatchOptions> = { ...RUN, batchSize: true };
+
 /** What a handler gets beside its message. */
 export interface HandlerContext {
   /** Aborts when the lease is lost (LeaseLostError), or at the end of a shutdown's time (ShutdownError). */
@@ -111,7 +122,7 @@ export function checkRunOptions(
     onSuccess: check.oneOf('onSuccess', options.onSuccess ?? 'archive', ['archive', 'delete']),
     transactional: check.boolean('transactional', options.transactional ?? false),
     shutdownSeconds: check.number('shutdownSeconds', options.shutdownSeconds ?? 30, { min: 0, max: 86_400 }),
-    signal: options.signal && check.signal('signal', options.signal),
+    signal: options.signal === undefined ? undefined : check.signal('signal', options.signal),
   };
 }
 

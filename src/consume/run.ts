@@ -4,12 +4,12 @@ import { Surplus } from '../../streams/surplus.js';
 import { Waiting } from '../../streams/waiting.js';
 import * as check from '../check.js';
 import { type Deferred, deferred, settledWithin } from '../deferred.js';
-import { LeaseLostError, ShutdownError, TimeoutError, WorkerFencedError } from '../errors/index.js';
+import { ShutdownError, TimeoutError, WorkerFencedError } from '../errors/index.js';
 import { onAbort } from '../on-abort.js';
 import { Holding } from './holding.js';
 import { Outcomes } from './outcomes.js';
 import { Pace } from './pace.js';
-import { CommitInDoubt, type Errors, type Perform, SettlementRefused } from './perform.js';
+import { CommitInDoubt, type Errors, type Perform, RolledBack, SettlementRefused } from './perform.js';
 import type { CheckedRunOptions, RunSummary } from './run-options.js';
 import type { RunsOptions } from './runs.js';
 import { type Held, Work } from './work.js';
@@ -241,5 +241,5 @@ export class Run {
 
 /** What is wrong with other messages, or with all of them, is no failure of this one. */
 function isNoFailure(error: unknown): boolean {
-  return error instanceof LeaseLostError || error instanceof SettlementRefused;
+  return error instanceof RolledBack || error instanceof SettlementRefused;
 }

@@ -9,3 +9,16 @@ export function isAnswer(error: unknown): boolean {
 
 /** A connection that ends may do so after the commit: 57P01 to 57P05 are shutdowns and the like. */
 const NO_ANSWER = /^08|^57P0[1245]/;
+
+/** Whether the server refuses a row: its values, a constraint, or a trigger that raises. Another row may pass. */
+export function isRefusal(error: unknown): error is DatabaseError {
+  return error instanceof DatabaseError && OF_A_ROW.test(error.sqlState);
+}
+
+/** Data exception, integrity constraint violation, check option violation, PL/pgSQL error. */
+const OF_A_ROW = /^(?:22|23|44|P0)/;
+
+/** Whether a statement ran out of its time, ours or the server's: a smaller one may not. */
+export function tookTooLong(error: unknown): boolean {
+  return error instanceof TimeoutError || (error instanceof DatabaseError && error.sqlState === '57014');
+}

@@ -1,4 +1,8 @@
 import { SluiceError } from './base.js';
+import { InvalidOptionError } from './settings.js';
+
+/** That of pgqrs' delays: unsigned 32-bit seconds. */
+const MAX_SECONDS = 4_294_967_295;
 
 /** Thrown by a handler: the message is a dead letter at once, however often it was delivered. */
 export class DeadLetter extends SluiceError {
@@ -23,15 +27,20 @@ export class RetryAfter extends SluiceError {
   readonly code = 'RETRY_AFTER';
 
   /**
-   * @param seconds 0 or more
+   * @param seconds above 0: what a header that is missing makes of it, 0 or NaN, would use up all deliveries at once
+   * @throws {InvalidOptionError} it is not; for the message that is a failure as any other
    * @example
-   * throw new RetryAfter(Number(response.headers.get('retry-after')));
+   * throw new RetryAfter(Number(response.headers.get('retry-after')) || 60);
    */
   constructor(
     readonly seconds: number,
     options?: ErrorOptions,
   ) {
     super(`retry after ${seconds} s`, options);
+    if (!(typeof seconds === 'number' && seconds > 0 && seconds <= MAX_SECONDS)) {
+      const given = typeof seconds === 'number' ? String(seconds) : `a ${typeof seconds}`;
+      throw new InvalidOptionError('the seconds of RetryAfter', `above 0, at most ${MAX_SECONDS}`, given);
+    }
   }
 }
 

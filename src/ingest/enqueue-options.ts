@@ -1,4 +1,5 @@
 import * as check from '../check.js';
+import { InvalidOptionError } from '../errors/index.js';
 import type { CallersClient } from '../db.js';
 import type { Due } from '../sql/scheduled.js';
 import type { StoredMessage } from '../types.js';
@@ -35,14 +36,24 @@ export interface BatchEnqueueOptions<In> extends Omit<EnqueueOptions, 'dedupeKey
   dedupeKey?: (payload: In, index: number) => string | undefined;
 }
 
+export const ENQUEUE_DELAYED: check.Names<Omit<EnqueueOptions, 'delaySeconds'>> = {
+  client: true,
+  notify: true,
+  signal: true,
+  dedupeKey: true,
+  dedupeWindowSeconds: true,
+};
+export const ENQUEUE: check.Names<EnqueueOptions> = { ...ENQUEUE_DELAYED, delaySeconds: true };
+
 /** What a call resolves with: where it has a key, undefined stands for a message that was there already. */
 export type Enqueued<Out, Options> = Options extends { dedupeKey: string | ((...args: never[]) => unknown) }
   ? StoredMessage<Out> | undefined
   : StoredMessage<Out>;
 
 export function checkEnqueueOptions(options: EnqueueOptions | BatchEnqueueOptions<never>) {
-  const { delaySeconds = 0, client, signal, dedupeKey, dedupeWindowSeconds } = options;
-  if (client !== undefined) check.kind('client', client, 'a client of pg', isClient);
+  const { delaySeconds = 0, client, notify, signal, dedupeKey, dedupeWindowSeconds } = options;
+  if (client !== undefined) check.client('client', client);
+  if (notify !== undefined) check.boolean('notify', notify);
   if (signal !== undefined) check.signal('signal', signal);
   const windowSeconds = checkWindow(dedupeWindowSeconds);
   return { delaySeconds: checkDelay(delaySeconds), onceOf: onceOf(dedupeKey, windowSeconds) };
@@ -58,20 +69,17 @@ function onceOf(dedupeKey: unknown, windowSeconds: number) {
   };
 }
 
-function isClient(value: unknown): value is CallersClient {
-  return typeof value === 'object' && value !== null && 'query' in value && typeof value.query === 'function';
-}
-
 export function checkDue(value: unknown): Due {
-  const due = check.kind('due', value, '{ delaySeconds } or { at }', isDue);
-  if (!('at' in due)) return { delaySeconds: checkDelay(due.delaySeconds) };
-  return { at: check.kind('at', due.at, 'a valid Date', isDate) };
+  const due = check.kind('due', value, '{ delaySeconds } or { at }', check.isObject) as DueOptions;
+  const { at, delaySeconds } = check.options('producer.reschedule()', due, DUE);
+  if ((at === undefined) === (delaySeconds === undefined))
+    throw new InvalidOptionError('due', '{ delaySeconds } or { at }', at ? 'both' : 'neither');
+  return at === undefined ? { delaySeconds: checkDelay(delaySeconds) } : { at: check.date('at', at) };
 }
 
-function isDue(value: unknown): value is Due {
-  return typeof value === 'object' && value !== null && ('at' in value || 'delaySeconds' in value);
+interface DueOptions {
+  at?: Date;
+  delaySeconds?: number;
 }
 
-function isDate(value: unknown): value is Date {
-  return value instanceof Date && !Number.isNaN(value.getTime());
-}
+const DUE: check.Names<DueOptions> = { at: true, delaySeconds: true };

@@ -47,8 +47,8 @@ const IDLE_IN_TRANSACTION_MS = 60_000;
 const RETRY_LOCK_TIMEOUT_MS = 5_000;
 
 /**
- * Sends one batch in one transaction: begin and pin in turn, transfer beside the others, advance the ledger and commit
- * in turn. Resolves when the rows are committed for certain; any rejection means that they are not, or that only the
+ * Sends one batch in one transaction: begin in turn, transfer beside the others, pin, advance the ledger and commit in
+ * turn. Resolves when the rows are committed for certain; any rejection means that they are not, or that only the
  * ledger knows (`batch.commitSent`). The next attempt then simply does the same again: the ledger refuses its commit if
  * an earlier one was successful.
  */
@@ -89,7 +89,7 @@ async function attempt(
   clock: Stopwatch,
 ): Promise<void> {
   const { queue, worker, stream } = target;
-  const lockTimeoutMs = batch.transaction ? RETRY_LOCK_TIMEOUT_MS : 0;
+  const lockTimeoutMs = batch.transaction && RETRY_LOCK_TIMEOUT_MS;
   batch.transaction = await sql.beginBatch(session, queue.id, worker, IDLE_IN_TRANSACTION_MS, lockTimeoutMs);
   turn.begun();
   clock('begin');

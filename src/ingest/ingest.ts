@@ -106,11 +106,16 @@ async function* skipTo<T>(
 }
 
 function checkItems<T>(source: Items<T>): Items<T> {
-  return check.kind('source', source, 'an iterable or an async iterable', isIterable);
+  return check.kind(
+    'source',
+    source,
+    'an iterable or an async iterable (a string is none here: split it)',
+    isIterable,
+  );
 }
 
 function isIterable(value: unknown): value is Items<never> {
-  if (typeof value !== 'object' || value === null) return typeof value === 'string';
+  if (typeof value !== 'object' || value === null) return false;
   return Symbol.iterator in value || Symbol.asyncIterator in value;
 }
 

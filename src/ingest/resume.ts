@@ -16,22 +16,21 @@ export interface ResumeOptions<T> {
   position?: (item: T, index: number) => string | number;
 }
 
+const RESUME: check.Names<ResumeOptions<never>> = { name: true, position: true };
+
 /** As a name alone, or with what else there is. */
 export type Resume<T> = string | ResumeOptions<T>;
 
 export function checkResume<T>(resume: Resume<T> | undefined): ResumeOptions<T> | undefined {
   if (resume === undefined) return undefined;
-  const isResume = (value: unknown): value is ResumeOptions<T> => typeof value === 'object' && value !== null;
-  const { name, position } =
-    typeof resume === 'string'
-      ? { name: resume, position: undefined }
-      : check.kind('resume', resume, 'a name, or an object with one', isResume);
+  const given = typeof resume === 'string' ? { name: resume } : resume;
+  check.kind('resume', given, 'a name, or an object with one', check.isObject);
+  const { name, position } = check.options<ResumeOptions<T>>('resume', given, RESUME);
   check.text('resume.name', name, 255);
   if (name.startsWith(ANONYMOUS))
     throw new InvalidOptionError('resume.name', `a name that does not begin with ${ANONYMOUS}`, `"${name}"`);
   if (position === undefined) return { name };
-  const isFunction = (value: unknown): value is typeof position => typeof value === 'function';
-  return { name, position: check.kind('resume.position', position, 'a function', isFunction) };
+  return { name, position: check.callback('resume.position', position) };
 }
 
 /** How names of streams begin that end with their process. */

@@ -61,8 +61,30 @@ export interface WritableOptions<T> extends Partial<BatchOptions> {
   signal?: AbortSignal;
 }
 
+export const WRITABLE: check.Names<WritableOptions<never>> = {
+  batchSize: true,
+  batchBytes: true,
+  lingerMs: true,
+  concurrency: true,
+  delaySeconds: true,
+  method: true,
+  retries: true,
+  retryBaseMs: true,
+  retryMaxMs: true,
+  batchTimeoutMs: true,
+  resume: true,
+  onReject: true,
+  rejectTo: true,
+  maxRejects: true,
+  dedupeKey: true,
+  dedupeWindowSeconds: true,
+  maxBacklog: true,
+  signal: true,
+};
+
 export function checkWritableOptions<T>(options: WritableOptions<T>) {
-  const { delaySeconds = 0, dedupeKey } = options;
+  const { delaySeconds = 0, dedupeKey, signal } = options;
+  if (signal !== undefined) check.signal('signal', signal);
   const maxBacklog = checkMaxBacklog(options.maxBacklog);
   const batchSize = check.integer('batchSize', options.batchSize ?? 5_000, { min: 1, max: 1_000_000 });
   const concurrency = check.integer('concurrency', options.concurrency ?? 2, { min: 1, max: 4 });
@@ -75,12 +97,12 @@ export function checkWritableOptions<T>(options: WritableOptions<T>) {
       }),
       lingerMs: check.integer('lingerMs', options.lingerMs ?? 100, { min: 0, max: 3_600_000 }),
       // With two, batch n may wait in the server for a key of n+1, which waits here for n: no deadlock that anybody sees.
-      concurrency: dedupeKey ? 1 : concurrency,
+      concurrency: dedupeKey === undefined ? concurrency : 1,
     },
     delaySeconds: typeof delaySeconds === 'function' ? delaySeconds : checkDelay(delaySeconds),
     resume: checkResume(options.resume),
     rejects: checkRejects(options),
-    dedupeKey: dedupeKey && checkFunction('dedupeKey', dedupeKey),
+    dedupeKey: dedupeKey === undefined ? undefined : check.callback('dedupeKey', dedupeKey),
     dedupeWindowSeconds: dedupeKey && checkWindow(options.dedupeWindowSeconds),
     maxBacklog,
     method: check.oneOf('method', options.method ?? 'auto', ['auto', 'copy', 'insert']),
@@ -98,22 +120,18 @@ function checkMaxBacklog(maxBacklog: unknown): number | undefined {
 }
 
 /** Undefined where nobody wants rejects: then the first one ends the stream. */
-function checkRejects<T>({ onReject, rejectTo, maxRejects }: WritableOptions<T>) {
-  if (maxRejects !== undefined) checkMaxRejects(maxRejects);
+function checkRejects<T>({ onReject, rejectTo, ...options }: WritableOptions<T>) {
+  const maxRejects = options.maxRejects === undefined ? undefined : checkMaxRejects(options.maxRejects);
   if (onReject === undefined && rejectTo === undefined) return undefined;
-  if (onReject !== undefined) checkFunction('onReject', onReject);
+  if (onReject !== undefined) check.callback('onReject', onReject);
   if (rejectTo !== undefined) check.text('rejectTo', rejectTo, 2_000);
   return { onReject, rejectTo, maxRejects };
 }
 
-function checkMaxRejects(maxRejects: MaxRejects): void {
-  if (typeof maxRejects === 'object' && (maxRejects as unknown) !== null)
-    check.number('maxRejects.ratio', maxRejects.ratio, { min: 0, max: 1 });
-  else check.integer('maxRejects', maxRejects, { min: 0 });
-}
-
-function checkFunction<F>(field: string, value: F): F {
-  return check.kind(field, value, 'a function', (given): given is F => typeof given === 'function');
+function checkMaxRejects(maxRejects: MaxRejects): MaxRejects {
+  if (!check.isObject(maxRejects)) return check.integer('maxRejects', maxRejects, { min: 0 });
+  const { ratio } = check.options<{ ratio: number }>('maxRejects', maxRejects, { ratio: true });
+  return { ratio: check.number('maxRejects.ratio', ratio, { min: 0, max: 1 }) };
 }
 
 type RetryFields = Pick<WritableOptions<unknown>, 'retries' | 'retryBaseMs' | 'retryMaxMs'>;

@@ -12,26 +12,39 @@ export interface Transaction {
 }
 
 /**
- * Opens a batch's transaction and pins its queue and worker, in one message. Warnings are to come whatever the role says,
- * since one may say what its COMMIT is worth (session.ts). Values are literals because the simple
- * protocol, which alone takes several statements at once, has no parameters.
- * @param lockTimeoutMs for a retry, which may meet locks of a half-dead predecessor; 0 = none
+ * Opens a batch's transaction, in one message. Values are literals because the simple protocol, which alone takes several
+ * statements at once, has no parameters. Warnings are to come whatever the role says, since one may say what the COMMIT is
+ * worth (session.ts).
+ *
+ * Whether the queue and the worker are there is only looked at, so that rows are not sent for nothing: what counts is
+ * whether they are when it commits, which `advanceAndCommit` sees to. Locked all the time, by batches side by side, the
+ * worker's row would need a multixact for each. A retry pins them, since it may lock the ledger's row before.
+ * @param lockTimeoutMs for a retry, which may meet locks of a half-dead predecessor; undefined for the first attempt
  */
 export async function beginBatch(
   session: Session,
   queueId: Id,
   worker: Incarnation,
   idleTimeoutMs: number,
-  lockTimeoutMs: number,
+  lockTimeoutMs: number | undefined,
 ): Promise<Transaction> {
+  const { schema } = session;
+  const pin = pinText(schema, queueId, worker);
+  const look = `
+    case when exists (select from ${schema}.pgqrs_workers w
+      where w.id = ${literal(worker.id)}::bigint and w.started_at = ${literal(worker.incarnation)}::timestamptz)
+    then null else ${pin} end`;
   return session.begin<Transaction>(
     `set local idle_in_transaction_session_timeout = ${idleTimeoutMs};
-     set local lock_timeout = ${lockTimeoutMs};
+     set local lock_timeout = ${lockTimeoutMs ?? 0};
      set local client_min_messages = warning;
-     select ${session.schema}.sluice_pin(${literal(queueId)}, ${literal(worker.id)}, ${literal(worker.incarnation)}),
-       pg_backend_pid() as pid, (extract(epoch from now()) * 1000000)::int8::text as "startedAtMicros"`,
+     select ${lockTimeoutMs === undefined ? look : pin}, pg_backend_pid() as pid,
+       (extract(epoch from now()) * 1000000)::int8::text as "startedAtMicros"`,
   );
 }
+
+const pinText = (schema: string, queueId: Id, { id, incarnation }: Incarnation) =>
+  `${schema}.sluice_pin(${literal(queueId)}, ${literal(id)}, ${literal(incarnation)})`;
 
 const PIN_QUEUE = statement('pin_queue', (s) => `select ${s}.sluice_pin($1, $2, $3)`);
 
@@ -90,8 +103,8 @@ export interface Step {
 }
 
 /**
- * Moves the ledger and commits, in one message: when the ledger refuses, the COMMIT is never reached. Pinned once more,
- * since a process that was stopped in between may have been replaced.
+ * Pins the queue and the worker, which a delete may have taken or another process replaced since, moves the ledger and
+ * commits, in one message: when one of them refuses, the COMMIT is never reached.
  */
 export async function advanceAndCommit(
   session: Session,
@@ -102,7 +115,7 @@ export async function advanceAndCommit(
 ): Promise<void> {
   const { schema } = session;
   await session.commit(
-    `select ${schema}.sluice_pin(${literal(queueId)}, ${literal(worker.id)}, ${literal(worker.incarnation)});
+    `select ${pinText(schema, queueId, worker)};
      select ${schema}.sluice_advance(${literal(id)}, ${epoch}, ${seq}, ${literal(position)}, ${rows})`,
   );
 }

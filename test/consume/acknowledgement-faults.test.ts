@@ -1,7 +1,7 @@
 import { expect, onTestFinished, test } from 'vitest';
-import { Acknowledgements } from '../../src/consume/acknowledgements.js';
+import { Acknowledgements, Asked } from '../../src/consume/acknowledgements.js';
 import { deferred } from '../../src/deferred.js';
-import { ConnectionError, DatabaseError, type Message } from '../../src/index.js';
+import { ConnectionError, DatabaseError, type Message, TimeoutError } from '../../src/index.js';
 import type { Delivery } from '../../src/sql/settle.js';
 import { eventually, within } from '../support/eventually.js';
 import { type Fate, startProxy } from '../support/proxy.js';
@@ -144,25 +144,29 @@ test('a run whose connections break now and then archives everything, and loses 
   expect(done).toEqual(summary({ done: 200 }));
 });
 
-test('an error that will not pass ends the run with it, and what was claimed goes back', async () => {
+test('an error that will not pass, whatever the message, ends the run with it, and what was claimed goes back', async () => {
   const { s, consumer } = await behindProxy(20);
-  await s.pool.query(
-    `alter table ${s.schema}.pgqrs_messages add constraint no_archive check (archived_at is null)`,
-  );
+  // Nothing that is leased can be changed: an error of the server's, and none about a row.
+  await s.pool.query(`create function ${s.schema}.broken() returns trigger language plpgsql as
+    $$ begin raise exception 'out of order' using errcode = '58000'; end $$`);
+  await s.pool.query(`create trigger broken before update on ${s.schema}.pgqrs_messages for each row
+    when (new.archived_at is not null) execute function ${s.schema}.broken()`);
   const run = running(consumer, () => undefined, { concurrency: 1, prefetch: 5 });
   const error = await within(10_000, 'the end', run.ended).catch((error: unknown) => error);
   expect(error).toBeInstanceOf(DatabaseError);
-  expect(error).toMatchObject({ sqlState: '23514', constraint: 'no_archive' });
+  expect(error).toMatchObject({ sqlState: '58000' });
   const counts = (await stored(s)).map(({ readCount }) => readCount);
   expect(counts.filter((count) => count === 0).length).toBeGreaterThan(8);
 });
 
 function add(to: Acknowledgements, delivery: Delivery): Promise<boolean> {
-  return new Promise((answered, failed) => to.add(delivery, { answered, failed }));
+  const asked = new Asked(delivery);
+  to.add(asked);
+  return asked.answer;
 }
 
 test('acknowledgements end with the error that the server keeps giving, each of them', async () => {
-  const refused = new DatabaseError('no', '23514');
+  const refused = new DatabaseError('no', '58000');
   const acknowledgements = new Acknowledgements({
     send: () => Promise.reject(refused),
     hurry: new AbortController().signal,
@@ -191,3 +195,51 @@ test('acknowledgements in a hurry are not tried again', async () => {
   await acknowledgements.idle();
   await expect(add(acknowledgements, { id: '2', readCount: 1 })).rejects.toThrow('away');
 });
+
+/** What the server answers to a group of that many, in turn. */
+function inGroups(fails: (ids: string[]) => Error | undefined) {
+  const groups: number[] = [];
+  const acknowledgements = new Acknowledgements({
+    send: (deliveries) => {
+      groups.push(deliveries.length);
+      const error = fails(deliveries.map(({ id }) => id));
+      return error ? Promise.reject(error) : Promise.resolve(deliveries.map(() => true));
+    },
+    hurry: new AbortController().signal,
+  });
+  const answers = (count: number) =>
+    Promise.allSettled(
+      Array.from({ length: count }, (_, at) => add(acknowledgements, { id: String(at), readCount: 1 })),
+    );
+  return { groups, answers, acknowledgements };
+}
+
+test('a group that is refused is halved until what is refused stands alone', async () => {
+  const refused = new DatabaseError('no', '23503');
+  const { groups, answers, acknowledgements } = inGroups((ids) =>
+    ids.some((id) => id === '3' || id === '700') ? refused : undefined,
+  );
+  const found = await answers(1_000);
+  await acknowledgements.idle();
+  expect(found.flatMap(({ status }, at) => (status === 'rejected' ? [at] : []))).toEqual([3, 700]);
+  expect(groups[0]).toBe(1_000);
+  expect(groups.length).toBeLessThan(2 * 2 * Math.log2(1_000) + 4);
+});
+
+test.each([
+  new DatabaseError('canceling statement due to statement timeout', '57014'),
+  new TimeoutError('it', 1),
+])(
+  'a group for which the time is too short is made smaller, and so are the next ones: $name',
+  async (late) => {
+    const { groups, answers, acknowledgements } = inGroups((ids) => (ids.length > 100 ? late : undefined));
+    for (const { status } of await answers(1_000)) expect(status).toBe('fulfilled');
+    await acknowledgements.idle();
+    const late1 = groups.filter((size) => size > 100).length;
+    for (const { status } of await answers(1_000)) expect(status).toBe('fulfilled');
+    const late2 = groups.filter((size) => size > 100).length - late1;
+    expect(late1).toBeGreaterThan(2);
+    // It tries now and then whether more will do.
+    expect(late2).toBeLessThan(late1);
+  },
+);

@@ -13,7 +13,6 @@ import {
   ending,
   enqueue,
   type Item,
-  leased,
   ns,
   open,
   PATIENT,
@@ -99,7 +98,7 @@ test('extend() of a lost lease does not keep the loss from the handler', async (
     },
     { lockSeconds: 1 },
   );
-  await eventually('the loss', async () => (await leased(s)) === 0 && run);
+  await eventually('the loss', () => reason);
   expect(await run.stop()).toEqual(summary({ lost: 1 }));
   expect(reason).toBeInstanceOf(LeaseLostError);
 });

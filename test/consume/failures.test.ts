@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { expect, test } from 'vitest';
-import { type ConsumerOptions, DeadLetter, RetryAfter } from '../../src/index.js';
+import { type ConsumerOptions, DeadLetter, InvalidOptionError, RetryAfter } from '../../src/index.js';
 import type { Failure } from '../../src/consume/outcome.js';
 import { within } from '../support/eventually.js';
 import { scenario } from '../support/scenario.js';
@@ -11,7 +11,7 @@ interface Failing extends ConsumerOptions {
   before?: number;
 }
 
-/** What becomes of a message whose handler throws. */
+/** What becomes of a message whose handler throws that, or what a function throws. */
 async function afterThrowing(thrown: unknown, { before = 0, ...options }: Failing = {}) {
   const s = await scenario();
   await enqueue(s, 1);
@@ -19,6 +19,7 @@ async function afterThrowing(thrown: unknown, { before = 0, ...options }: Failin
   const consumer = await s.consumer(options);
   const failed = once(consumer, 'failed') as Promise<[Failure]>;
   const run = running(consumer, () => {
+    if (typeof thrown === 'function') (thrown as () => void)();
     throw thrown;
   });
   const [failure] = await within(10_000, 'the failure', failed);
@@ -83,16 +84,27 @@ test.each<[string, () => unknown]>([
 test.each([
   [new RetryAfter(30.5), 30.5],
   [new RetryAfter(7_200, { cause: ERROR }), 7_200],
-  [new RetryAfter(-1), 1],
-  [new RetryAfter(Number('in a minute')), 1],
-])(
-  '%s decides over the wait, whatever the back-off says; a wrong one is a second',
-  async (error, seconds) => {
-    const { failure, row } = await afterThrowing(error, { backoff: 10_000 });
-    expect(failure).toMatchObject({ retrySeconds: seconds, deadReason: undefined });
-    expect(failure.error).toBe(error);
+])('%s decides over the wait, whatever the back-off says', async (error, seconds) => {
+  const { failure, row } = await afterThrowing(error, { backoff: 10_000 });
+  expect(failure).toMatchObject({ retrySeconds: seconds, deadReason: undefined });
+  expect(failure.error).toBe(error);
+  expect(row).toMatchObject({ readCount: 1, consumer: null, archived: false });
+  expectBetween(row.due, seconds, seconds);
+});
+
+test.each([Number('in a minute'), Number(null), -1, Infinity, 4_294_967_296, '5' as never])(
+  'RetryAfter(%s) is refused where it is made: the message has failed, and waits as the back-off says',
+  async (seconds) => {
+    expect(() => new RetryAfter(seconds)).toThrow(InvalidOptionError);
+    const { failure, row, dead } = await afterThrowing(
+      () => {
+        throw new RetryAfter(seconds);
+      },
+      { backoff: 400 },
+    );
+    expect(failure).toMatchObject({ retrySeconds: 400, error: { code: 'INVALID_OPTION' } });
     expect(row).toMatchObject({ readCount: 1, consumer: null, archived: false });
-    expectBetween(row.due, seconds, seconds);
+    expect(dead).toEqual([]);
   },
 );
 

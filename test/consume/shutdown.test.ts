@@ -1,12 +1,18 @@
 import { expect, test } from 'vitest';
 import { type Deferred, deferred } from '../../src/deferred.js';
-import { type Consumer, ShutdownError } from '../../src/index.js';
+import {
+  type Consumer,
+  type Handler,
+  type Message,
+  type RunOptions,
+  ShutdownError,
+} from '../../src/index.js';
 import { numbers } from '../ingest/support.js';
 import { eventually, within } from '../support/eventually.js';
 import { scenario, type Scenario } from '../support/scenario.js';
 import { spied } from '../support/spied.js';
 import { row } from '../support/worker-rows.js';
-import { enqueue, leased, ns, open, PATIENT, running, stored, summary } from './support.js';
+import { dead, enqueue, type Item, leased, ns, open, PATIENT, running, stored, summary } from './support.js';
 
 /** A run of which `atWork` handlers wait for the gate, and whose other messages wait for a handler. */
 async function atWork(s: Scenario, consumer: Consumer, shutdownSeconds = 30) {
@@ -119,7 +125,8 @@ test('a handler over its time is told so; its message is back soon, and what it 
   gates[2]!.reject(new Error('too late'));
   await eventually('the end of the handlers', () => over === 3);
   expect(await other.archiveMany(again)).toEqual([true, true]);
-  expect((await stored(s)).map(({ readCount }) => readCount)).toEqual([1, 2, 2]);
+  // Uncounted: this is their first delivery once more.
+  expect((await stored(s)).map(({ readCount }) => readCount)).toEqual([1, 1, 1]);
 });
 
 test('a handler that stops when it is told to has not failed', async () => {
@@ -138,8 +145,85 @@ test('a handler that stops when it is told to has not failed', async () => {
   await eventually('the handler', async () => (await leased(s)) === 1);
   expect(await run.stop()).toEqual(summary({ released: 1 }));
   const [message] = await stored(s);
-  expect(message).toMatchObject({ consumer: null, archived: false, readCount: 1 });
+  expect(message).toMatchObject({ consumer: null, archived: false, readCount: 0 });
   expect(message!.due).toBeLessThanOrEqual(0);
+});
+
+test.each([false, true])(
+  'a long job that every deploy interrupts is never a dead letter, and is done in the end (transactional: %s)',
+  async (transactional) => {
+    const s = await scenario();
+    await enqueue(s, 1);
+    const counts: number[] = [];
+    const deploy = async (handler: Handler<Item>, end?: () => unknown) => {
+      const consumer = await s.consumer({ ...PATIENT, maxReadCount: 2 });
+      consumer.on('failed', () => expect.unreachable()).on('leaseLost', () => expect.unreachable());
+      const controller = new AbortController();
+      const { signal } = controller;
+      const started = deferred();
+      const ended = consumer.run<Item>(
+        async (message, context) => {
+          counts.push(message.readCount);
+          started.resolve();
+          await handler(message, context);
+        },
+        { signal, transactional, shutdownSeconds: 0 } as RunOptions,
+      );
+      await within(5_000, 'the handler', started.promise);
+      if (end) await eventually('the end', async () => (await open(s)) === 0);
+      controller.abort();
+      const summary = await within(8_000, 'the end', ended);
+      await consumer.close();
+      return summary;
+    };
+    const gate = deferred();
+    for (let n = 0; n < 5; n++) {
+      // Some notice, and some do not.
+      const interrupted = await deploy(async (_message, { signal }) => {
+        if (n % 2 === 0) await gate.promise;
+        await new Promise((resolve) => signal.addEventListener('abort', resolve));
+        signal.throwIfAborted();
+      });
+      expect(interrupted).toEqual(summary({ released: 1 }));
+      expect(await stored(s)).toMatchObject([{ readCount: 0, consumer: null, archived: false }]);
+    }
+    expect(
+      await deploy(
+        () => undefined,
+        () => undefined,
+      ),
+    ).toEqual(summary({ done: 1 }));
+    expect(counts).toEqual([1, 1, 1, 1, 1, 1]);
+    expect(await dead(s)).toEqual([]);
+    gate.resolve();
+  },
+);
+
+test('what a handler does after its message was given back is not done to the next delivery, though that has its count', async () => {
+  const s = await scenario();
+  await enqueue(s, 1);
+  const consumer = await s.consumer(PATIENT);
+  const gate = deferred();
+  const late: boolean[] = [];
+  let first: Message<Item> | undefined;
+  const run = running(
+    consumer,
+    async (message) => {
+      first = message;
+      await gate.promise;
+      late.push(await message.extendVisibility(50), await message.archive(), await message.delete());
+      late.push(await message.release({ delaySeconds: 100 }), await message.fail(new Error('late')));
+    },
+    { shutdownSeconds: 0, lockSeconds: 1_000 },
+  );
+  await eventually('the handler', () => first);
+  expect(await run.stop()).toEqual(summary({ released: 1 }));
+  const again = (await consumer.dequeue<Item>({ lockSeconds: 1_000 }))!;
+  expect([again.id, again.readCount]).toEqual([first!.id, first!.readCount]);
+  gate.resolve();
+  await eventually('all that it still does', () => late.length === 5);
+  expect(late).toEqual(Array(5).fill(false));
+  expect(await again.archive()).toBe(true);
 });
 
 test('a transaction over its time is cut, and leaves nothing behind', async () => {

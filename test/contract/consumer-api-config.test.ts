@@ -139,8 +139,8 @@ test('48: nothing that is sent leaves a trace in the session that a pooler would
   await messages[3]!.deadLetter('rejected');
   await messages[4]!.extendVisibility(1);
   await admin.sweepExhausted();
-  await admin.archive('work').purge();
-  await admin.deadLetters('work').purge({});
+  await admin.archive('work').purge({ all: true });
+  await admin.deadLetters('work').purge({ all: true });
   await admin.reclaim();
   await admin.install();
   await admin.verify();

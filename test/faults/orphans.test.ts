@@ -42,6 +42,14 @@ const WAYS: Record<string, { messages: Step; worker: Step; queue?: Step }> = {
     worker: ({ pool, schema, workerId }) =>
       pool.query(`delete from ${schema}.pgqrs_workers where id = ${workerId}`),
   },
+  'a foreign client, which moves the worker to no queue,': {
+    messages: ({ pool, schema, queueId, workerId }) =>
+      pool.query(`delete from ${schema}.pgqrs_messages where queue_id = ${queueId};
+        update ${schema}.pgqrs_workers set queue_id = null where id = ${workerId};
+        delete from ${schema}.pgqrs_queues where id = ${queueId}`),
+    worker: ({ pool, schema, workerId }) =>
+      pool.query(`delete from ${schema}.pgqrs_workers where id = ${workerId}`),
+  },
   TRUNCATE: {
     messages: ({ pool, schema }) => pool.query(`truncate ${schema}.pgqrs_messages`),
     worker: ({ pool, schema }) => pool.query(`truncate ${schema}.pgqrs_workers cascade`),
@@ -126,37 +134,69 @@ describe.each(Object.entries(WAYS))('under an ingest %s deletes', (_, { messages
 });
 
 test.each([
-  ['worker', 'delete from {s}.pgqrs_workers'],
-  ['queue', 'delete from {s}.sluice_streams; delete from {s}.pgqrs_queues'],
-  ['workers by TRUNCATE', 'truncate {s}.pgqrs_workers cascade'],
-])('a delete of the %s waits for a batch that has pinned it, and is then refused', async (_, statement) => {
-  const here = await scenario();
-  const { pool, schema: s, queue, url } = here;
-  const { workerId } = await here.producer();
-  // Without the key from workers, which would refuse it at once.
-  if (statement.includes('pgqrs_queues'))
-    await pool.query(`alter table ${s}.pgqrs_workers drop constraint pgqrs_workers_queue_id_fkey`);
-  const { rows } = await pool.query<{ incarnation: string }>(
-    `select started_at::text as incarnation from ${s}.pgqrs_workers`,
-  );
-  const batch = new pg.Client({ connectionString: url });
-  await batch.connect();
-  try {
-    await batch.query(`begin; select ${s}.sluice_pin(${queue.id}, ${workerId}, '${rows[0]!.incarnation}');
+  ['a worker', 'own', 'delete from {s}.pgqrs_workers'],
+  [
+    'the queue, once it has moved the worker away,',
+    'own',
+    `update {s}.pgqrs_workers set queue_id = null; delete from {s}.pgqrs_queues where queue_name = 'work'`,
+  ],
+  [
+    'a queue that is not the worker’s own',
+    'other',
+    `delete from {s}.pgqrs_queues where queue_name = 'other'`,
+  ],
+  ['workers by TRUNCATE', 'own', 'truncate {s}.pgqrs_workers cascade'],
+])(
+  'who deletes %s waits for a batch that has pinned it, and is then refused',
+  async (_, which, statement) => {
+    const here = await scenario();
+    const { pool, schema: s, url, sluice } = here;
+    const other = await sluice.admin.createQueue('other');
+    const queue = which === 'own' ? here.queue : other;
+    const { workerId } = await here.producer();
+    const { rows } = await pool.query<{ incarnation: string }>(
+      `select started_at::text as incarnation from ${s}.pgqrs_workers`,
+    );
+    const batch = new pg.Client({ connectionString: url });
+    await batch.connect();
+    try {
+      await batch.query(`begin; select ${s}.sluice_pin(${queue.id}, ${workerId}, '${rows[0]!.incarnation}');
       insert into ${s}.pgqrs_messages (queue_id, producer_worker_id, origin, payload) values (${queue.id}, ${workerId}, 1, '{}')`);
-    const deleting = pool.query(statement.replaceAll('{s}', s)).then(() => 'done', isRefused);
-    await eventually('the delete waits', async () => {
-      const { rowCount } = await pool.query(
-        `select from pg_stat_activity where wait_event_type = 'Lock' and query like '%${s}%'`,
-      );
-      return rowCount;
-    });
-    await batch.query('commit');
-    expect(await within(10_000, 'the delete', deleting)).toBe(true);
+      const deleting = pool.query(statement.replaceAll('{s}', s)).then(() => 'done', isRefused);
+      await eventually('the delete waits', async () => {
+        const { rowCount } = await pool.query(
+          `select from pg_stat_activity where wait_event_type = 'Lock' and query like '%${s}%'`,
+        );
+        return rowCount;
+      });
+      await batch.query('commit');
+      expect(await within(10_000, 'the delete', deleting)).toBe(true);
+    } finally {
+      await batch.end();
+    }
+    expect(await orphans(here)).toBe(0);
+  },
+);
+
+test('writers side by side need no multixact for the row of their queue', async () => {
+  const { pool, schema, url, producer } = await scenario();
+  const writers = [await producer(), await producer()];
+  const locker = async () => {
+    const { rows } = await pool.query<{ xmax: string }>(`select xmax::text from ${schema}.pgqrs_queues`);
+    return rows;
+  };
+  const before = await locker();
+  const clients = writers.map(() => new pg.Client({ connectionString: url }));
+  try {
+    for (const [at, client] of clients.entries()) {
+      await client.connect();
+      await client.query('begin');
+      await writers[at]!.enqueue({}, { client });
+    }
+    expect(await locker()).toEqual(before);
   } finally {
-    await batch.end();
+    for (const client of clients) await client.end();
   }
-  expect(await orphans(here)).toBe(0);
 });
 
 describe('a foreign writer, which sets no origin', () => {

@@ -11,8 +11,9 @@ export async function put(
   { pool, schema, queue }: Pick<Scenario, 'pool' | 'schema' | 'queue'>,
   { count, columns = {} }: Put,
 ): Promise<string[]> {
-  const names = ['queue_id', 'payload', ...Object.keys(columns)].join(', ');
-  const values = [queue.id, `jsonb_build_object('n', g)`, ...Object.values(columns)].join(', ');
+  const all = { queue_id: queue.id, payload: `jsonb_build_object('n', g)`, ...columns };
+  const names = Object.keys(all).join(', ');
+  const values = Object.values(all).join(', ');
   const { rows } = await pool.query<{ id: string }>(
     `insert into ${schema}.pgqrs_messages (${names}) select ${values} from generate_series(1, ${count}) g
      returning id::text`,

@@ -6,6 +6,7 @@ import { schema, version } from './piece.js';
 import { ROUTINES } from './routines.js';
 import { SETTLE_ROUTINES } from './settle-routines.js';
 import { SLUICE_TABLES } from './sluice-tables.js';
+import { SWEEP_ROUTINE } from './sweep-routine.js';
 import { TRIGGERS } from './triggers.js';
 
 export { type Catalogue, readCatalogue } from './catalogue.js';
@@ -22,6 +23,7 @@ export const PIECES: readonly Piece[] = [
   ...ROUTINES,
   ...SETTLE_ROUTINES,
   ...CLAIM_ROUTINES,
+  SWEEP_ROUTINE,
   ...TRIGGERS,
   ...PHYSICS,
   version(VERSION, 'plans that no statistics change; walks that are shared'),

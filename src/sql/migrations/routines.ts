@@ -6,17 +6,24 @@ import { RAISED } from '../statement.js';
 /** Functions that a batch calls. */
 export const ROUTINES: readonly Piece[] = [
   // What a foreign key does for every row, once per transaction: the queue and the worker (in the incarnation that the
-  // caller knows) cannot be deleted before this transaction ends. First the worker, then the queue: whoever deletes both
-  // must do so in that order, so that the two can't deadlock. SECURITY DEFINER because FOR KEY SHARE asks for an
-  // UPDATE privilege that a producer's role should not have.
+  // caller knows) cannot be deleted before this transaction ends. A worker's own queue is kept by the worker's row: its
+  // foreign key, and sluice_worker_moves. Locked itself, by all that write to it at once, a queue's row would have a new
+  // multixact for each of them, and those are numbers that run out. Of another queue the row is locked: first the worker,
+  // then the queue; whoever deletes both must do so in that order, so that the two can't deadlock. SECURITY DEFINER
+  // because FOR KEY SHARE asks for an UPDATE privilege that a producer's role should not have.
   routine(
     'sluice_pin',
     'queue bigint, worker bigint, incarnation timestamp with time zone',
     `returns void language plpgsql security definer ${BY_KEY}`,
     (s) => `
+declare
+  own bigint;
 begin
-  perform from ${s}.pgqrs_workers w where w.id = worker and w.started_at = incarnation for key share;
+  select w.queue_id into own from ${s}.pgqrs_workers w where w.id = worker and w.started_at = incarnation for key share;
   if found then
+    if own = queue then
+      return;
+    end if;
     perform from ${s}.pgqrs_queues q where q.id = queue for key share;
     if found then
       return;

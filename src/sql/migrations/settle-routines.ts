@@ -11,13 +11,19 @@ import { BY_KEY } from './plans.js';
 const DELIVERIES = 'unnest(ids, counts) as wanted (id, read_ct)';
 
 /**
+ * The message that is `wanted`. Not as `m.id = wanted.id`, by which PostgreSQL could as well walk through all messages
+ * and look for each among those wanted: it would, after it has seen the table with next to nothing in it.
+ */
+const IS_WANTED = 'm.id = any (array[wanted.id])';
+
+/**
  * Whether the worker holds a message as the delivery in `wanted`. A delivery is known exactly, whoever asks; a bare id
  * is not, so there the incarnation counts: what a taken-over worker's successor holds is none of its business.
  *
  * CASE keeps the conditions from the planner, which must find messages by their ids and not by what else they have in
  * common.
  */
-const held = (s: string) => `m.id = wanted.id and case
+const held = (s: string) => `${IS_WANTED} and case
     when m.consumer_worker_id is distinct from worker or m.archived_at is not null then false
     when wanted.read_ct is not null then m.read_ct = wanted.read_ct
     else exists (select from ${s}.pgqrs_workers w where w.id = worker and w.started_at = incarnation) end`;
@@ -56,13 +62,13 @@ begin
 end`,
   );
 
-const update = (name: string, more: string, set: string): Piece =>
+const update = (name: string, more: string, set: string, returning = RETURNING): Piece =>
   change(
     name,
     more,
     (s) => `changed as (
     update ${s}.pgqrs_messages m set ${set}
-    from ${DELIVERIES} where ${held(s)} ${RETURNING})`,
+    from ${DELIVERIES} where ${held(s)} ${returning})`,
   );
 
 export const SETTLE_ROUTINES: readonly Piece[] = [
@@ -102,6 +108,8 @@ export const SETTLE_ROUTINES: readonly Piece[] = [
     '',
     `vt = least(now(), m.enqueued_at), read_ct = m.read_ct - 1, consumer_worker_id = null,
       dequeued_at = case when m.read_ct > 1 then m.dequeued_at end`,
+    // As the delivery that it was.
+    'returning m.id, m.read_ct + 1 as read_ct',
   ),
 
   // Adds to what is left of the lease: never shortens it, never extends into the past.
@@ -147,10 +155,11 @@ begin
   return (
     with archived as (
       select m.id, m.read_ct from ${s}.pgqrs_messages m, ${DELIVERIES}
-      where m.id = wanted.id and m.consumer_worker_id = worker and m.archived_at is not null
-        and m.read_ct = coalesce(wanted.read_ct, m.read_ct) and incarnation is not null
-        and not exists (select from ${s}.sluice_failures f
-          where f.message_id = m.id and f.dead_at = m.archived_at))${unlessAll('archived')});
+      where ${IS_WANTED} and case
+        when m.consumer_worker_id is distinct from worker or m.archived_at is null or incarnation is null then false
+        when m.read_ct <> wanted.read_ct then false
+        else not exists (select from ${s}.sluice_failures f
+          where f.message_id = m.id and f.dead_at = m.archived_at offset 0) end)${unlessAll('archived')});
 end`,
   ),
 ];

@@ -4,7 +4,7 @@ import { BY_KEY } from './plans.js';
 
 /*
  * References without per-row foreign keys. Three kinds of writers, three guards:
- *  - our batches and claims pin what they refer to (sluice_pin), so deletes wait for them;
+ *  - our batches and claims pin what they refer to (sluice_pin) before they end, so deletes wait for them;
  *  - deletes look once per statement, after they got their locks, whether something still refers to what went;
  *  - foreign clients' inserts and claims are checked row by row, as pgqrs' foreign keys did. `origin` tells them apart:
  *    our inserts set it, our claims change it.
@@ -53,10 +53,11 @@ end`,
     `returns trigger language plpgsql security definer ${BY_KEY}`,
     (s) => `
 begin
-  if exists (select from ${s}.pgqrs_workflow_runs r join gone on gone.id = r.message_id) then
+  if exists (select from ${s}.pgqrs_workflow_runs r where r.message_id = any (array(select gone.id from gone))) then
     raise exception 'a workflow run still refers to the message' using errcode = '23503';
   end if;
-  delete from ${s}.sluice_failures f using gone where gone.archived_at is not null and f.message_id = gone.id;
+  delete from ${s}.sluice_failures f
+  where f.message_id = any (array(select gone.id from gone where gone.archived_at is not null));
   return null;
 end`,
   ),
@@ -144,6 +145,25 @@ end`,
     'pgqrs_workflow_runs',
     'sluice_check_run',
     (on) => `after insert or update of message_id ${on} for each row`,
+  ),
+
+  // A pinned worker keeps its queue. FOR KEY SHARE does not stop an update of queue_id, since that is no key of anything
+  // else; FOR UPDATE waits for whoever has pinned the row.
+  routine(
+    'sluice_worker_moves',
+    '',
+    'returns trigger language plpgsql security definer',
+    (s) => `
+begin
+  perform from ${s}.pgqrs_workers w where w.id = new.id for update;
+  return null;
+end`,
+  ),
+  trigger(
+    'sluice_worker_moves',
+    'pgqrs_workers',
+    'sluice_worker_moves',
+    (on) => `after update of queue_id ${on} for each row when (new.queue_id is distinct from old.queue_id)`,
   ),
 
   // Nobody changes an id; who did would leave behind what refers to it.
