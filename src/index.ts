@@ -44,7 +44,7 @@ export * from './errors/index.js';
 export type { MaxRejects, Reject } from './ingest/rejects.js';
 export type { Resume, ResumeOptions } from './ingest/resume.js';
 export type { BatchEnqueueOptions, Enqueued, EnqueueOptions } from './ingest/enqueue-options.js';
-export type { IngestSource, Items } from './ingest/ingest.js';
+export type { IngestSource, Items } from './ingest/source.js';
 export type { WritableOptions } from './ingest/writable-options.js';
 export type { RateLimitStatus } from './limiter.js';
 export type { DeadLetterOptions, Message, ReleaseOptions, SettleOptions } from './message.js';

@@ -16,8 +16,8 @@ export function onAbort(signal: AbortSignal, work: () => void): () => void {
   const mine = () => work();
   works.add(mine);
   return () => {
-    works.delete(mine);
-    if (works.size > 0) return;
+    // Called twice it must not end what others wait for since.
+    if (!works.delete(mine) || works.size > 0) return;
     signal.removeEventListener('abort', abort);
     waiting.delete(signal);
   };

@@ -1,6 +1,6 @@
 // Long because every way into a queue is here, each with the words about it.
-import type { Writable } from 'node:stream';
-import { type IngestStats, ProducerStream } from '../streams/producer-stream.js';
+import type { IngestStats } from '../streams/ingest-stats.js';
+import { ProducerStream } from '../streams/producer-stream.js';
 import * as check from './check.js';
 import { Config } from './config.js';
 import { type CallersClient, Db, type Queryable } from './db.js';
@@ -20,7 +20,8 @@ import {
   type EnqueueOptions,
 } from './ingest/enqueue-options.js';
 import { translateGone } from './ingest/gone.js';
-import { ingest, type IngestSource } from './ingest/ingest.js';
+import { ingest } from './ingest/ingest.js';
+import type { IngestSource } from './ingest/source.js';
 import { KeyPurge } from './ingest/key-purge.js';
 import { outgoingRows, storedMessage } from './ingest/outgoing.js';
 import { Rejects } from './ingest/rejects.js';
@@ -56,7 +57,7 @@ export class Producer<In = unknown, Out = In> extends Worker {
   readonly #doorbell: Doorbell;
   readonly #keyPurge: KeyPurge;
   readonly #calls: EnqueueSink;
-  readonly #streams = new Set<Pick<Writable, 'destroy' | 'once'>>();
+  readonly #streams = new Set<Pick<ProducerStream<never>, 'fail' | 'once'>>();
   readonly #hurry = new AbortController();
   #closed: Promise<void> | undefined;
 
@@ -126,8 +127,10 @@ export class Producer<In = unknown, Out = In> extends Worker {
   /**
    * Enqueues one message. Calls at the same time share a statement; each gets its own message or its own error.
    *
-   * @returns the message as it is stored; with a `dedupeKey` that the queue remembers, nothing
+   * @returns the message, with the very payload that was given, or what the schema made of it; with a `dedupeKey` that
+   * the queue remembers, nothing
    * @throws {PayloadInvalidError | PayloadTooLargeError} nothing was sent, or the server refused this payload
+   * @throws {ValidatorError} the schema failed instead of judging; nothing was sent
    * @throws {WorkerSuspendedError | ClosedError | WorkerFencedError} this producer may not enqueue
    * @throws {RateLimitedError} with `whenRateLimited: 'reject'`
    * @throws {AmbiguousEnqueueError} no answer came: the message may be in, so it was not sent again
@@ -173,7 +176,7 @@ export class Producer<In = unknown, Out = In> extends Worker {
   /**
    * Enqueues all messages or none, in one statement: up to 256 MiB of JSON. For more, or to get the ids of none, there
    * is `ingest`, which is faster.
-   * @returns the messages as they are stored, in input order, with ascending ids; undefined for one whose `dedupeKey`
+   * @returns the messages, in input order, with ascending ids; undefined for one whose `dedupeKey`
    * was there already, or came earlier in the batch
    * @throws as `enqueue`; errors of a payload carry its `index`
    */
@@ -289,7 +292,9 @@ export class Producer<In = unknown, Out = In> extends Worker {
    * With `resume` it goes on where an earlier run of that name ended: behind that position it opens a source that is
    * given as a function, and reads over the beginning of any other. When the server has lost commits that it had
    * confirmed (an asynchronous fail-over), it opens such a function again, behind what is left.
-   * @returns what was done, once every row is committed; when it rejects nothing is on its way any more
+   * @returns what was done, once every row is committed; when it rejects nothing is on its way any more, and
+   * `error.progress` says what is in
+   * @throws {SluiceError} whatever went wrong: an IngestError has as its cause what the source or a callback threw
    *
    * @example
    * await producer.ingest(rows, { resume: 'orders-2026-11' });
@@ -323,7 +328,7 @@ export class Producer<In = unknown, Out = In> extends Worker {
     const closing = [...this.#streams].map(
       (stream) => new Promise((resolve) => stream.once('close', resolve)),
     );
-    for (const stream of this.#streams) stream.destroy(new ClosedError('the producer'));
+    for (const stream of this.#streams) stream.fail(new ClosedError('the producer'));
     this.#hurry.abort();
     await Promise.all(closing);
     await this.#calls.idle();

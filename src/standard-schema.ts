@@ -1,5 +1,11 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec';
-import { InvalidOptionError, type PayloadIssue, PayloadInvalidError } from './errors/index.js';
+import {
+  InvalidOptionError,
+  type PayloadIssue,
+  PayloadInvalidError,
+  ValidatorError,
+} from './errors/index.js';
+import { isError } from './errors/thrown.js';
 import { shown } from './shown.js';
 
 /** What a schema takes: the type of the items that are written. */
@@ -14,11 +20,14 @@ const PATH_LENGTH_SHOWN = 80;
 /**
  * Validates with a schema of any library that implements Standard Schema: zod, valibot, arktype and others.
  *
+ * Issues are a verdict, and so is a PayloadInvalidError that a check throws. Anything else that is thrown, or an answer
+ * that is none, means that the schema failed and nothing is known of the payload.
+ *
  * zod 4 calls asynchronous refinements twice, first to find out that they are; one that rejects then leaves a rejection
  * that nobody can handle, which ends a Node process. Let them answer false.
  *
  * @returns a function that gives the schema's output for a payload, or a promise of it when the schema validates
- * asynchronously; it throws or rejects with a PayloadInvalidError
+ * asynchronously; it throws or rejects with a PayloadInvalidError or a ValidatorError
  * @throws {InvalidOptionError} `schema` is none
  * @example
  * const validate = schemaValidator(z.object({ to: z.email() }));
@@ -28,20 +37,22 @@ export function schemaValidator<S extends StandardSchemaV1>(
 ): (payload: unknown, index?: number) => SchemaOutput<S> | Promise<SchemaOutput<S>> {
   const standard = checkSchema(schema);
   return (payload, index) => {
-    let result;
+    const judged = (result: unknown) => outputOf<S>(result, index);
+    const failed = (thrown: unknown): never => {
+      throw failureOf(thrown, index);
+    };
     try {
-      result = standard.validate(payload);
+      const result: unknown = standard.validate(payload);
+      // Not by its class: promises of other libraries and realms are promises too.
+      return isThenable(result) ? Promise.resolve(result).then(judged).catch(failed) : judged(result);
     } catch (error) {
-      throw failed(index, error);
+      return failed(error);
     }
-    if (!(result instanceof Promise)) return outputOf<S>(result, index);
-    return result.then(
-      (settled) => outputOf<S>(settled, index),
-      (error: unknown) => {
-        throw failed(index, error);
-      },
-    );
   };
+}
+
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof value === 'object' && value !== null && 'then' in value && typeof value.then === 'function';
 }
 
 function checkSchema(schema: unknown): StandardSchemaV1.Props {
@@ -63,17 +74,23 @@ function isStandardSchema(value: unknown): value is StandardSchemaV1 {
   );
 }
 
-function failed(index: number | undefined, cause: unknown): PayloadInvalidError {
-  return new PayloadInvalidError(index, 'the schema itself failed', { cause });
+/** A verdict on the payload, under its own index, or that there is none. */
+function failureOf(thrown: unknown, index: number | undefined): PayloadInvalidError | ValidatorError {
+  if (!isError(thrown) || !(thrown instanceof PayloadInvalidError))
+    return new ValidatorError(index, { cause: thrown });
+  const { reason, issues } = thrown;
+  return thrown.index === index ? thrown : new PayloadInvalidError(index, reason, { issues, cause: thrown });
 }
 
-function outputOf<S extends StandardSchemaV1>(
-  result: StandardSchemaV1.Result<unknown>,
-  index: number | undefined,
-): SchemaOutput<S> {
-  if (!result.issues) return result.value;
+function outputOf<S extends StandardSchemaV1>(answer: unknown, index: number | undefined): SchemaOutput<S> {
+  const result = answer as StandardSchemaV1.Result<unknown>;
+  if (!result.issues && 'value' in result) return result.value;
+  if (!Array.isArray(result.issues)) throw new TypeError('the schema answered neither a value nor issues');
   // Array.from() and not .map(): arktype's arrays are of classes whose constructors take more than a length.
-  const issues = Array.from(result.issues, ({ message, path = [] }) => ({ message, path: written(path) }));
+  const issues = Array.from(result.issues as StandardSchemaV1.Issue[], ({ message, path = [] }) => ({
+    message,
+    path: written(path),
+  }));
   throw new PayloadInvalidError(index, summary(issues), { issues });
 }
 

@@ -1,9 +1,11 @@
 import { Writable, type WritableOptions } from 'node:stream';
-import pLimit from 'p-limit';
 import { type Deferred, deferred, orAbort } from '../src/deferred.js';
-import { ClosedError, SluiceError } from '../src/errors/index.js';
+import { ClosedError, type IngestProgress, SluiceError } from '../src/errors/index.js';
+import { asError, ownError } from '../src/errors/thrown.js';
 import { endOnAbort } from './end-on-abort.js';
+import { type IngestStats, Tally } from './ingest-stats.js';
 import type { BacklogEvent, CommittedBatch, FillingBatch, RetryEvent, Sink, SinkEvents } from './sink.js';
+import { Stint } from './stint.js';
 
 export interface BatchOptions {
   /** Rows that make a batch full. @default 5000 */
@@ -12,35 +14,6 @@ export interface BatchOptions {
   batchBytes: number;
   /** Longest time that a row waits for its batch to fill, in ms. @default 100 */
   lingerMs: number;
-  /** Batches in flight, from 1 to 4. @default 2 */
-  concurrency: number;
-}
-
-/** What a stream has done so far. */
-export interface IngestStats {
-  /** Items taken from the source. */
-  accepted: number;
-  /** Rows that it put into the queue. */
-  committed: number;
-  /** Items that were left out, since their keys had come before (`dedupeKey`). */
-  duplicates: number;
-  /** Items that were left out, since they cannot be stored (`onReject`, `rejectTo`). */
-  rejected: number;
-  /** Bytes sent and committed. */
-  bytes: number;
-  batches: number;
-  /** How often a batch was sent again. */
-  retries: number;
-  /** Commits whose answer was lost, and that the ledger found. */
-  resolved: number;
-  /** Source position behind the last committed item; empty before the first. */
-  position: string;
-  /** Time since the first item, in seconds; it stands still when the stream is over. */
-  seconds: number;
-  /** Committed rows per second since the first item. */
-  rowsPerSecond: number;
-  /** Time of all batches by phase, in ms; batches overlap. */
-  ms: CommittedBatch['ms'];
 }
 
 /** Events of a ProducerStream beside those of every Writable. */
@@ -57,45 +30,39 @@ const EventfulWritable = Writable as unknown as new (
   options?: WritableOptions,
 ) => Writable & ProducerStreamEvents;
 
-/** Synchronous callbacks for ever would starve timers, and the sockets of batches in flight: their round trips wait. */
-const YIELD_EVERY = 128;
-
 type Callback = (error?: Error | null) => void;
 
 /**
+ * The batch that takes items. It is full, or its linger time is over, or the stream ends: then it is *due*, and goes on
+ * filling, unless it is full, until there is a place in flight for it.
+ */
+interface Filling<T> {
+  readonly batch: FillingBatch<T>;
+  linger: NodeJS.Timeout | undefined;
+  due: boolean;
+  /** Of the write that made it full: the source waits until the batch has its place. */
+  full: Callback | undefined;
+}
+
+/**
  * Gathers objects into batches and commits them in order. `finish` means that every row is committed; a failure means
- * that an exact prefix of the source is, and SluiceErrors say how long it is (`error.progress`).
+ * that an exact prefix of the source is: `stream.progress` says how long it is once the stream is closed, and so does
+ * `error.progress` of the errors that the stream itself ends with. What a source or a callback threw is passed on as it
+ * is, and not written to.
  */
 export class ProducerStream<T> extends EventfulWritable {
-  readonly #limit;
-  readonly #abort = new AbortController();
-  /** Batches that are sent, or wait for a place to be. */
+  /** Ends what the sink is doing. */
+  readonly #ending = new AbortController();
+  readonly #resumeFrom: Deferred<string | undefined> = deferred();
+  /** Batches that are due, or in flight. */
   readonly #sending = new Set<Promise<void>>();
-  /** The batch that takes items. While it waits for a place in flight it may go on filling. */
-  #batch: FillingBatch<T> | undefined;
-  #batchWaits = false;
-  /** The callback of the write that filled the batch: the source waits until the batch has its place. */
-  #full: Callback | undefined;
-  #linger: NodeJS.Timeout | undefined;
-  #startedAt: number | undefined;
-  #endedAt: number | undefined;
+  readonly #tally = new Tally();
+  readonly #stint = new Stint();
+  /** Errors that nobody but this stream holds. */
+  readonly #own = new WeakSet<Error>();
+  #filling: Filling<T> | undefined;
   /** Place of the next item in the source. */
   #index = 0;
-  readonly #stats = {
-    ...{
-      accepted: 0,
-      committed: 0,
-      duplicates: 0,
-      rejected: 0,
-      bytes: 0,
-      batches: 0,
-      retries: 0,
-      resolved: 0,
-    },
-    position: '',
-  };
-  readonly #start: Deferred<string | undefined> = deferred();
-  readonly #ms = { begin: 0, transfer: 0, turn: 0, commit: 0 };
 
   constructor(
     private readonly sink: Sink<T>,
@@ -103,8 +70,7 @@ export class ProducerStream<T> extends EventfulWritable {
     signal?: AbortSignal,
   ) {
     super({ objectMode: true });
-    this.#limit = pLimit(options.concurrency);
-    endOnAbort(signal, this);
+    endOnAbort(signal, this, (error) => this.fail(error));
   }
 
   /**
@@ -112,7 +78,16 @@ export class ProducerStream<T> extends EventfulWritable {
    * undefined for the beginning. Rejects when the stream cannot be opened.
    */
   get resumeFrom(): Promise<string | undefined> {
-    return this.#start.promise;
+    return this.#resumeFrom.promise;
+  }
+
+  /** How far it has come; once it is closed, however it ended, that is exact. */
+  get progress(): IngestProgress {
+    return this.#tally.progress;
+  }
+
+  get stats(): IngestStats {
+    return this.#tally.stats;
   }
 
   /** @internal for ingest(): so many items of the source come before the first that is written. */
@@ -120,52 +95,69 @@ export class ProducerStream<T> extends EventfulWritable {
     this.#index = index;
   }
 
-  get stats(): IngestStats {
-    const now = this.#endedAt ?? performance.now();
-    const seconds = this.#startedAt === undefined ? 0 : (now - this.#startedAt) / 1_000;
-    return {
-      ...this.#stats,
-      seconds,
-      rowsPerSecond: seconds === 0 ? 0 : this.#stats.committed / seconds,
-      ms: { ...this.#ms },
-    };
-  }
-
   /** Ends the stream at once. Batches in flight roll back, except one that is committing. */
   override destroy(error?: Error): this {
-    this.#start.reject(error ?? new ClosedError('the stream'));
+    const reason = error ? asError(error) : undefined;
+    const ending = reason ?? new ClosedError('the stream');
+    this.#resumeFrom.reject(ending);
     // Here and not in _destroy, which Node does not call before _construct is over.
-    this.#abort.abort(error ?? new ClosedError('the stream'));
-    return super.destroy(error);
+    this.#ending.abort(ending);
+    return super.destroy(reason);
   }
 
+  /** @internal As destroy(), for what went wrong in here: with an error that says how far the stream came. */
+  fail(thrown: unknown): void {
+    this.destroy(this.#ownError(thrown));
+  }
+
+  /** Passes on where the sink begins, or why it does not. */
   override _construct(callback: Callback): void {
     const tell: SinkEvents = {
       onRetry: (event) => {
-        this.#stats.retries++;
+        this.#tally.retried();
         this.emit('retry', event);
       },
       onBacklog: (event) => this.emit('backlog', event),
     };
-    this.sink.open(this.#abort.signal, tell).then(
+    this.sink.open(this.#ending.signal, tell).then(
       ({ position, index }) => {
-        this.#stats.position = position;
+        this.#tally.opened(position);
         this.#index = index;
-        this.#start.resolve(position === '' ? undefined : position);
+        this.#resumeFrom.resolve(position === '' ? undefined : position);
         callback();
       },
-      (error: unknown) => {
-        this.#start.reject(error as Error);
+      (thrown: unknown) => {
         // Node would report the abort's reason as one more error, even after a destroy() without any.
-        callback(this.destroyed ? null : (error as Error));
+        callback(this.destroyed ? null : this.#ownError(thrown));
       },
     );
   }
 
+  /** Passes on that the item is in a batch or among its rejects, or why it ends the stream. */
   override _write(item: T, _encoding: BufferEncoding, callback: Callback): void {
-    this.#startedAt ??= performance.now();
+    this.#tally.arrived();
     if (this.sink.validate) this.#validate(item, callback);
     else this.#take(item, item, callback);
+  }
+
+  /** Passes on that every row is committed. A batch that fails destroys the stream, and then nobody listens. */
+  override _final(callback: Callback): void {
+    if (this.#filling) this.#due(this.#filling);
+    void this.#settled().then(() => callback());
+  }
+
+  /** Passes on why the stream ended, once nothing of it is on its way and it is known what is committed. */
+  override _destroy(error: Error | null, callback: Callback): void {
+    clearTimeout(this.#filling?.linger);
+    void this.#close(error).then(callback);
+  }
+
+  async #close(error: Error | null): Promise<Error | null> {
+    await this.#settled();
+    const progress = await this.sink.close();
+    this.#tally.ended(progress);
+    if (error instanceof SluiceError && this.#own.has(error)) error.progress = progress;
+    return error;
   }
 
   #validate(item: T, callback: Callback): void {
@@ -176,14 +168,13 @@ export class ProducerStream<T> extends EventfulWritable {
       this.#reject(item, error, callback);
       return;
     }
-    // The batch is looked up afterwards: while the item is validated, the one that was filling may be sent.
     const take = (validated: unknown) => {
-      if (this.destroyed) this.#refuse(this.#abort.signal.reason, callback);
+      if (this.destroyed) this.#refuse(this.#ending.signal.reason, callback);
       else this.#take(item, validated, callback);
     };
     if (!(payload instanceof Promise)) take(payload);
     else {
-      orAbort<unknown>(payload, this.#abort.signal).then(take, (error: unknown) => {
+      orAbort<unknown>(payload, this.#ending.signal).then(take, (error: unknown) => {
         if (this.destroyed) this.#refuse(error, callback);
         else this.#reject(item, error, callback);
       });
@@ -191,112 +182,101 @@ export class ProducerStream<T> extends EventfulWritable {
   }
 
   #take(item: T, payload: unknown, callback: Callback): void {
-    const batch = (this.#batch ??= this.sink.batch());
+    // Looked up this late: while the item was validated, the batch that was filling may have been sent.
+    const filling = this.#current();
+    const { batch } = filling;
+    const before = batch.bytes;
     try {
       batch.append(item, payload, this.#index);
     } catch (error) {
       this.#reject(item, error, callback);
       return;
     }
-    this.#taken(batch, callback);
+    this.#taken(filling, batch.bytes - before, callback);
   }
 
   /** The stream may go on without an item that cannot be stored, if it was told to. */
   #reject(item: T, error: unknown, callback: Callback): void {
-    const batch = (this.#batch ??= this.sink.batch());
+    const filling = this.#current();
+    const { batch } = filling;
+    const before = batch.bytes;
     try {
-      if (batch.reject(item, error, this.#index)) this.#taken(batch, callback);
+      if (batch.reject(item, error, this.#index)) this.#taken(filling, batch.bytes - before, callback);
       else this.#refuse(error, callback);
     } catch (worse) {
       this.#refuse(worse, callback);
     }
   }
 
-  #taken({ count, bytes }: FillingBatch<T>, callback: Callback): void {
-    this.#stats.accepted++;
+  #current(): Filling<T> {
+    this.#filling ??= { batch: this.sink.batch(), linger: undefined, due: false, full: undefined };
+    return this.#filling;
+  }
+
+  #taken(filling: Filling<T>, bytes: number, callback: Callback): void {
+    const { batch } = filling;
+    this.#tally.taken();
     this.#index++;
-    if (count >= this.options.batchSize || bytes >= this.options.batchBytes) {
-      this.#full = callback;
-      this.#send();
-    } else {
-      if (count === 1) this.#linger = setTimeout(() => this.#send(), this.options.lingerMs);
-      if (this.#stats.accepted % YIELD_EVERY === 0) setImmediate(callback);
-      else callback();
+    const mustYield = this.#stint.isOver(bytes);
+    if (batch.count >= this.options.batchSize || batch.bytes >= this.options.batchBytes) {
+      filling.full = callback;
+      this.#due(filling);
+      return;
     }
-  }
-
-  override _final(callback: Callback): void {
-    if (this.#batch) this.#send();
-    void Promise.all(this.#sending).then(() => callback());
-  }
-
-  override _destroy(error: Error | null, callback: Callback): void {
-    clearTimeout(this.#linger);
-    void this.#close(error).then(callback);
-  }
-
-  async #close(error: Error | null): Promise<Error | null> {
-    await Promise.all(this.#sending);
-    const progress = await this.sink.close();
-    this.#endedAt = performance.now();
-    this.#stats.committed = progress.committed;
-    this.#stats.position = progress.position;
-    if (error instanceof SluiceError) error.progress = progress;
-    return error;
+    if (batch.count === 1) filling.linger = setTimeout(() => this.#due(filling), this.options.lingerMs);
+    if (mustYield) setImmediate(callback);
+    else callback();
   }
 
   /** An item that cannot be stored ends the stream, but the batches before its own are still committed. */
-  #refuse(reason: unknown, callback: Callback): void {
-    clearTimeout(this.#linger);
-    // Without an error the item would count as taken.
-    const error = reason instanceof Error ? reason : new Error('the item was refused', { cause: reason });
-    void Promise.all(this.#sending).then(() => callback(error));
+  #refuse(thrown: unknown, callback: Callback): void {
+    clearTimeout(this.#filling?.linger);
+    void this.#settled().then(() => callback(this.#ownError(thrown)));
   }
 
-  /** Sends the batch as soon as fewer than `concurrency` are in flight. */
-  #send(): void {
-    clearTimeout(this.#linger);
-    if (this.#batchWaits) return;
-    this.#batchWaits = true;
-    const sending = this.#limit(() => this.#takeBatch().send())
-      .then((committed) => {
-        this.#count(committed);
-        this.emit('batch', committed);
-      })
-      .catch((error: unknown) => this.#fail(error as Error))
+  /** Sends the batch as soon as there is a place for it. */
+  #due(filling: Filling<T>): void {
+    clearTimeout(filling.linger);
+    if (filling.due) return;
+    filling.due = true;
+    const sending = this.#send(filling)
+      .catch((error: unknown) => this.#fail(error))
       .finally(() => this.#sending.delete(sending));
     this.#sending.add(sending);
   }
 
-  #takeBatch(): FillingBatch<T> {
-    const batch = this.#batch as FillingBatch<T>;
-    this.#batch = undefined;
-    this.#batchWaits = false;
-    this.#goOn();
-    return batch;
+  async #send(filling: Filling<T>): Promise<void> {
+    await this.sink.place();
+    this.#filling = undefined;
+    const committing = filling.batch.send();
+    goOn(filling);
+    const committed = await committing;
+    this.#tally.committed(committed);
+    this.emit('batch', committed);
   }
 
-  /** Lets the source go on, or tells it why not. */
-  #goOn(error?: Error): void {
-    const callback = this.#full;
-    this.#full = undefined;
-    callback?.(error);
+  /** Every batch that was due has ended; none rejects. */
+  #settled(): Promise<unknown> {
+    return Promise.all(this.#sending);
   }
 
-  #count({ rows, duplicates, rejected, bytes, resolved, position, ms }: CommittedBatch): void {
-    this.#stats.committed += rows;
-    this.#stats.duplicates += duplicates;
-    this.#stats.rejected += rejected;
-    this.#stats.bytes += bytes;
-    this.#stats.batches++;
-    if (resolved) this.#stats.resolved++;
-    this.#stats.position = position;
-    for (const phase of ['begin', 'transfer', 'turn', 'commit'] as const) this.#ms[phase] += ms[phase];
-  }
-
-  /** The first failure ends the stream. */
-  #fail(error: Error): void {
+  /** The first failure ends the stream; the write that made the next batch full is not left waiting for its place. */
+  #fail(thrown: unknown): void {
+    const error = this.#ownError(thrown);
     this.destroy(error);
-    this.#goOn(error);
+    if (this.#filling) goOn(this.#filling, error);
   }
+
+  #ownError(thrown: unknown): Error {
+    const error = ownError(thrown);
+    this.#own.add(error);
+    return error;
+  }
+}
+
+/** Lets the source go on behind the item that made the batch full, or tells it why not. Once. */
+function goOn(filling: Filling<unknown>, error?: Error): void {
+  const { full } = filling;
+  filling.full = undefined;
+  full?.(error);
 }

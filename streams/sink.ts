@@ -12,7 +12,7 @@ export interface FillingBatch<T> {
   append(item: T, payload: unknown, index: number): void;
   /** Accounts for an item that cannot be stored. @returns false where that ends the stream */
   reject(item: T, error: unknown, index: number): boolean;
-  /** Resolves when its rows are committed. Called in order, `concurrency` at a time; the batch is not used again. */
+  /** Resolves when its rows are committed. Called in order, each time a place is free; the batch is not used again. */
   send(): Promise<CommittedBatch>;
 }
 
@@ -41,10 +41,12 @@ export interface Sink<T> {
   /** Makes ready; nothing else is called before it resolves. @param tell has an event emitted */
   open(signal: AbortSignal, tell: SinkEvents): Promise<StreamStart>;
   /**
-   * Makes the payload that is stored of an item, or a Promise of it; throws or rejects to refuse the item. Called once
-   * per item, in order, one item at a time.
+   * Makes the payload that is stored of an item, or a Promise of it. What it throws or rejects with goes to the batch's
+   * `reject`. Called once per item, in order, one item at a time.
    */
   validate?(item: T, index: number): unknown;
+  /** Takes a place in flight, which the next batch must then be sent in. One asks at a time. */
+  place(): Promise<void>;
   /** A new, empty batch. */
   batch(): FillingBatch<T>;
   /** Leaves nothing behind; called once, when no batch is in flight. Resolves with what is committed; never rejects. */

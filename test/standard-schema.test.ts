@@ -5,7 +5,7 @@ import { type } from 'arktype';
 import * as v from 'valibot';
 import { describe, expect, expectTypeOf, test } from 'vitest';
 import { z } from 'zod';
-import { InvalidOptionError, PayloadInvalidError } from '../src/errors/index.js';
+import { InvalidOptionError, PayloadInvalidError, ValidatorError } from '../src/errors/index.js';
 import { type SchemaInput, type SchemaOutput, schemaValidator } from '../src/standard-schema.js';
 
 interface Mail {
@@ -159,33 +159,85 @@ describe('paths', () => {
   });
 });
 
-describe('a schema that fails itself', () => {
+const hostile: unknown = new Proxy(new Error(), {
+  get: () => {
+    throw new Error('do not touch');
+  },
+  getPrototypeOf: () => {
+    throw new Error('do not touch');
+  },
+});
+
+describe('a schema that fails instead of judging says so, and refuses nothing', () => {
   const cause = new Error('no connection');
-  test.each<[string, StandardSchemaV1]>([
+  const throwing = (thrown: unknown) => () => {
+    throw thrown;
+  };
+  test.each<[string, StandardSchemaV1, unknown]>([
+    ['throws', schemaOf(throwing(cause)), cause],
+    ['rejects', schemaOf(() => Promise.reject(cause)), cause],
     [
-      'throws',
-      schemaOf(() => {
-        throw cause;
-      }),
-    ],
-    ['rejects', schemaOf(() => Promise.reject(cause))],
-    [
-      'rejects in a check',
+      'valibot: rejects in a check',
       v.pipeAsync(
         v.string(),
         v.checkAsync(() => Promise.reject(cause)),
       ),
+      cause,
     ],
+    ['valibot: throws in a check', v.pipe(v.string(), v.check(throwing(cause))), cause],
+    ['zod: throws in a refinement', z.string().refine(throwing(cause)), cause],
+    ['zod: throws in a transform', z.string().transform(throwing(cause)), cause],
+    ['arktype: throws in a narrow', type('string').narrow(throwing(cause)), cause],
+    ['throws null', schemaOf(throwing(null)), null],
+    ['rejects with undefined', schemaOf(() => deferredRejection(undefined)), undefined],
+    ['throws a Proxy that throws', schemaOf(throwing(hostile)), hostile],
+    ['rejects with a Proxy that throws', schemaOf(() => deferredRejection(hostile)), hostile],
     [
-      'throws in a refinement',
-      z.string().refine(() => {
-        throw cause;
-      }),
+      'throws another error of ours',
+      schemaOf(throwing(new InvalidOptionError('a', 'b', 'c'))),
+      expect.anything(),
     ],
-  ])('%s', async (_how, schema) => {
-    const error = await refusal(schemaValidator(schema), 'text', 2);
-    expect(error).toMatchObject({ index: 2, reason: 'the schema itself failed', cause, issues: [] });
+    ['answers nothing', schemaOf(() => undefined), expect.any(TypeError)],
+    ['answers neither a value nor issues', schemaOf(() => ({})), expect.any(TypeError)],
+    ['gives issues that are no list', schemaOf(() => ({ issues: true })), expect.any(TypeError)],
+    ['gives an issue that is null', schemaOf(() => ({ issues: [null] })), expect.any(TypeError)],
+  ])('%s', async (_how, schema, expected) => {
+    const validate = schemaValidator(schema);
+    const error: unknown = await Promise.resolve()
+      .then(() => validate('text', 2))
+      .catch((thrown: unknown) => thrown);
+    expect(error).toBeInstanceOf(ValidatorError);
+    const { code, index, message } = error as ValidatorError;
+    expect({ code, index }).toEqual({ code: 'VALIDATOR_FAILED', index: 2 });
+    expect(message).toMatch(/^payload at index 2 could not be validated/);
+    if (expected === hostile) expect((error as Error).cause === hostile).toBe(true);
+    else expect((error as Error).cause).toEqual(expected);
   });
+});
+
+/** A promise that is rejected with that, as it is. */
+function deferredRejection(reason: unknown): Promise<never> {
+  // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors -- that is what is tested
+  return Promise.reject(reason);
+}
+
+test('a PayloadInvalidError that a check throws is a verdict, under the index of the payload', async () => {
+  const verdict = new PayloadInvalidError(undefined, 'no such customer');
+  const schema = schemaOf(() => {
+    throw verdict;
+  });
+  const error = await refusal(schemaValidator(schema), 'text', 7);
+  expect(error).toMatchObject({ index: 7, reason: 'no such customer', cause: verdict });
+  expect(await refusal(schemaValidator(schema), 'text')).toBe(verdict);
+});
+
+test('a promise of another library is a promise', async () => {
+  const thenable = {
+    then: (resolve: (result: unknown) => void) => {
+      resolve({ value: 7 });
+    },
+  };
+  expect(await schemaValidator(schemaOf(() => thenable))('text')).toBe(7);
 });
 
 test.each([

@@ -14,7 +14,7 @@ export interface IngestProgress {
 /** Base of every error that pg-sluice throws. `code` is stable across releases: switch on it, not on the message. */
 export abstract class SluiceError extends Error {
   abstract readonly code: string;
-  /** Set when the error ended a ProducerStream. */
+  /** Set where the error is what ended a ProducerStream or an ingest: how far that came. */
   progress?: IngestProgress;
 
   constructor(message: string, options?: ErrorOptions) {

@@ -10,7 +10,8 @@ export interface PayloadIssue {
 /** A payload that cannot be stored: not JSON, JSON that jsonb refuses, or refused by a rule or a schema. */
 export class PayloadInvalidError extends SluiceError {
   readonly code = 'PAYLOAD_INVALID';
-  readonly #issues: readonly PayloadIssue[];
+  /** What the schema found. Not shown when the error is printed, since a schema's words may quote the payload. */
+  declare readonly issues: readonly PayloadIssue[];
   constructor(
     /** Place of the item in its source or batch, counted from 0; undefined for a single message. */
     readonly index: number | undefined,
@@ -18,12 +19,23 @@ export class PayloadInvalidError extends SluiceError {
     { issues = [], ...options }: ErrorOptions & { issues?: readonly PayloadIssue[] } = {},
   ) {
     super(`payload${at(index)} cannot be stored: ${reason}`, options);
-    this.#issues = issues;
+    // A getter of its own: not shown by inspect(), even with showHidden, and copied with the error.
+    Object.defineProperty(this, 'issues', { get: () => issues });
   }
+}
 
-  /** What the schema found. Not shown when the error is printed, since a schema's words may quote the payload. */
-  get issues(): readonly PayloadIssue[] {
-    return this.#issues;
+/**
+ * The schema failed instead of judging: it threw, rejected, or answered neither a value nor issues. Whether the payload
+ * can be stored is unknown, so it is no reject. What was thrown is the `cause`.
+ */
+export class ValidatorError extends SluiceError {
+  readonly code = 'VALIDATOR_FAILED';
+  constructor(
+    /** Place of the item in its source or batch, counted from 0; undefined for a single message. */
+    readonly index: number | undefined,
+    options?: ErrorOptions,
+  ) {
+    super(`payload${at(index)} could not be validated: the schema itself failed; see error.cause`, options);
   }
 }
 

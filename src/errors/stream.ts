@@ -1,4 +1,22 @@
+import { types } from 'node:util';
 import { SluiceError } from './base.js';
+
+/** A stream or an ingest ended because its signal aborted. `cause` is the signal's reason. */
+export class AbortError extends SluiceError {
+  /** As Node's own. */
+  readonly code = 'ABORT_ERR';
+  constructor(options?: ErrorOptions) {
+    super('The operation was aborted', options);
+  }
+}
+
+/** An ingest ended because its source, or one of its callbacks, threw something. That is the `cause`. */
+export class IngestError extends SluiceError {
+  readonly code = 'INGEST_FAILED';
+  constructor(thrown: unknown) {
+    super(`the source or a callback failed: ${wordsOf(thrown)}`, { cause: thrown });
+  }
+}
 
 /** Another run has taken the stream over; this one must stop. */
 export class StreamFencedError extends SluiceError {
@@ -57,4 +75,10 @@ export class ResumePositionError extends SluiceError {
         'give it the same source as before, or start anew with admin.deleteStream()',
     );
   }
+}
+
+/** What an error says of itself. Anything else is not asked: it may be a Proxy. */
+function wordsOf(thrown: unknown): string {
+  if (types.isNativeError(thrown)) return thrown.message;
+  return `it threw ${thrown === null ? 'null' : typeof thrown} instead of an error`;
 }

@@ -5,6 +5,8 @@ import type { Id } from '../types.js';
 
 /** A message before it is sent. */
 export interface OutgoingRow {
+  /** What was given, or what the schema made of it; the caller may have changed it since. */
+  payload: unknown;
   json: string;
   /** Length of `json` in UTF-8. */
   bytes: number;

@@ -1,16 +1,18 @@
-import { once } from 'node:events';
-import { Readable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
-import type { IngestStats, ProducerStream } from '../../streams/producer-stream.js';
-import * as check from '../check.js';
-import { orAbort } from '../deferred.js';
-import { ClosedError, ResumePositionError, StreamRegressedError } from '../errors/index.js';
+import { pipeline, Readable } from 'node:stream';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { IngestStats } from '../../streams/ingest-stats.js';
+import type { ProducerStream } from '../../streams/producer-stream.js';
+import { Stint } from '../../streams/stint.js';
+import {
+  ClosedError,
+  IngestError,
+  PayloadInvalidError,
+  ResumePositionError,
+  SluiceError,
+  StreamRegressedError,
+} from '../errors/index.js';
 import { checkPosition, checkResume, type Resume, type ResumeOptions } from './resume.js';
-
-export type Items<T> = Iterable<T> | AsyncIterable<T>;
-
-/** Items, or what opens them behind a position; undefined stands for their beginning. */
-export type IngestSource<T> = Items<T> | ((position: string | undefined) => Items<T> | Promise<Items<T>>);
+import { checkItems, type IngestSource, type Items, openItems, SourceReader } from './source.js';
 
 /** Takes a source into the queue; a source that can be opened again survives that the server loses confirmed commits. */
 export async function ingest<T>(
@@ -29,103 +31,95 @@ export async function ingest<T>(
   }
 }
 
+/** It is over when the stream is closed: the source may hang for ever in the middle of an item. */
 async function ingestOnce<T>(
   stream: ProducerStream<T>,
   source: IngestSource<T>,
   resume: Resume<T> | undefined,
 ): Promise<IngestStats> {
-  stream.on('error', () => undefined); // it is told by the pipeline, once there is one
-  const ended = new AbortController();
-  stream.once('close', () => ended.abort(stream.errored ?? undefined));
-  let unread = typeof source === 'function' ? undefined : source;
-  try {
-    const position = await stream.resumeFrom;
-    unread ??= await openBehind(source, position, ended.signal);
-    // It may have ended meanwhile; and what is destroyed cannot be piped into.
-    if (stream.destroyed) throw stream.errored ?? new ClosedError('the stream');
-    const items = typeof source === 'function' ? unread : itemsBehind(stream, unread, position, resume);
-    unread = undefined;
-    await pipeline(items instanceof Readable ? items : Readable.from(items), stream);
-    return stream.stats;
-  } catch (error) {
-    stream.destroy();
-    if (unread) close(unread);
-    throw error;
-  } finally {
-    // pipeline() does not wait for it when the source fails.
-    if (!stream.closed) await once(stream, 'close');
-  }
+  stream.on('error', () => undefined); // it is thrown below
+  const closed = new Promise<void>((resolve) => stream.once('close', resolve));
+  pour(source, stream, resume).catch((error: unknown) => stream.fail(error));
+  await closed;
+  if (stream.writableFinished && !stream.errored) return stream.stats;
+  throw failureOf(stream);
 }
 
-/** Opens a source where it has to go on. One that is opened only when the stream has ended is closed again. */
-async function openBehind<T>(
+/** What ended the stream, with how far it came: what the caller's code threw is the cause, and not written to. */
+function failureOf({ errored, progress }: ProducerStream<never>): Error {
+  if (errored instanceof SluiceError && errored.progress === progress) return errored;
+  const failure = errored ? new IngestError(errored) : new ClosedError('the stream');
+  return Object.assign(failure, { progress });
+}
+
+/** Reads the source into the stream from where that begins, until either of them ends. */
+async function pour<T>(
   source: IngestSource<T>,
-  position: string | undefined,
-  ended: AbortSignal,
-): Promise<Items<T>> {
-  if (typeof source !== 'function') return source;
-  const opening = (async () => checkItems(await source(position)))();
-  try {
-    return await orAbort(opening, ended);
-  } catch (error) {
-    opening.then(close, () => undefined);
-    throw error;
-  }
-}
-
-/** What of the source has not been ingested by an earlier run. */
-function itemsBehind<T>(
   stream: ProducerStream<T>,
-  source: Items<T>,
-  position: string | undefined,
   resume: Resume<T> | undefined,
-): Items<T> {
-  const options = checkResume(resume);
-  return options && position !== undefined ? skipTo(stream, source, position, options) : source;
-}
-
-/** Reads over what is in already: that many items, or up to the one at that position. */
-async function* skipTo<T>(
-  stream: ProducerStream<T>,
-  source: Items<T>,
-  behind: string,
-  { name, position = (_item, index) => index + 1 }: ResumeOptions<T>,
-): AsyncGenerator<T> {
-  let index = 0;
-  let found = false;
-  for await (const item of source) {
-    if (found) {
-      yield item;
-      continue;
-    }
-    found = checkPosition(position(item, index), index) === behind;
-    index++;
-    if (found) stream.beginAt(index);
+): Promise<void> {
+  const position = await stream.resumeFrom.catch(() => undefined);
+  if (typeof source === 'function') {
+    if (!stream.destroyed) await pourItems(await openItems(source, position), stream);
+  } else {
+    const options = checkResume(resume);
+    await pourItems(source, stream, position !== undefined && options && new Skip(position, options));
   }
-  if (!found) throw new ResumePositionError(name, behind, index);
 }
 
-function checkItems<T>(source: Items<T>): Items<T> {
-  return check.kind(
-    'source',
-    source,
-    'an iterable or an async iterable (a string is none here: split it)',
-    isIterable,
-  );
+async function pourItems<T>(
+  items: Items<T>,
+  stream: ProducerStream<T>,
+  skip?: Skip<T> | false,
+): Promise<void> {
+  // Faster than to iterate it.
+  if (items instanceof Readable && !skip && !stream.destroyed) {
+    pipeline(items, stream, () => undefined);
+    return;
+  }
+  const reader = new SourceReader(items);
+  const letGo = () => reader.letGo();
+  // It may have ended while the items were opened.
+  if (stream.destroyed) letGo();
+  else stream.once('close', letGo);
+  const stint = new Stint();
+  for (let index = 0; !stream.destroyed; index++) {
+    const next = reader.next();
+    const { value: item, done } = next instanceof Promise ? await next : next;
+    if (done) break;
+    if (skip && skip.covers(item)) {
+      if (skip.found) stream.beginAt(index + 1);
+      if (stint.isOver(0)) await nextTurn();
+    } else if (item === null) {
+      throw new PayloadInvalidError(index, 'Node streams carry no bare null: wrap it');
+    } else if (!stream.write(item)) {
+      await new Promise<void>((resolve) => stream.once('drain', resolve));
+    }
+  }
+  if (stream.destroyed) return;
+  if (skip) skip.assertFound();
+  stream.end();
 }
 
-function isIterable(value: unknown): value is Items<never> {
-  if (typeof value !== 'object' || value === null) return false;
-  return Symbol.iterator in value || Symbol.asyncIterator in value;
-}
+/** What an earlier run has taken already: that many items, or up to the one at that position. */
+class Skip<T> {
+  found = false;
+  #items = 0;
 
-/** Lets go of a source that nobody has begun to read. Whether it can is its own business. */
-function close(source: Items<unknown>): void {
-  if (source instanceof Readable) source.destroy();
-  else {
-    const iterator =
-      Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]();
-    // Not awaited: a source may hang.
-    void (async () => iterator.return?.())().catch(() => undefined);
+  constructor(
+    private readonly behind: string,
+    private readonly options: ResumeOptions<T>,
+  ) {}
+
+  covers(item: T): boolean {
+    if (this.found) return false;
+    const index = this.#items++;
+    const { position = () => index + 1 } = this.options;
+    this.found = checkPosition(position(item, index), index) === this.behind;
+    return true;
+  }
+
+  assertFound(): void {
+    if (!this.found) throw new ResumePositionError(this.options.name, this.behind, this.#items);
   }
 }

@@ -22,6 +22,7 @@ export class Intake<T> implements FillingBatch<T> {
   readonly #rejects: Reject[] = [];
   /** Rejects wait for their batch like rows, and in its bounds. */
   #rejectedBytes = 0;
+  #keyBytes = 0;
   #position = '';
   /** Of the item that came last, which is asked for once: it may be taken first, and then refused. */
   readonly #asked = { index: -1, position: '' };
@@ -33,7 +34,7 @@ export class Intake<T> implements FillingBatch<T> {
   ) {}
 
   get bytes(): number {
-    return this.rows.bytes + this.#rejectedBytes;
+    return this.rows.bytes + this.#keyBytes + this.#rejectedBytes;
   }
 
   append(item: T, payload: unknown, index: number): void {
@@ -43,6 +44,7 @@ export class Intake<T> implements FillingBatch<T> {
     const key = dedupeKey && checkKey(dedupeKey(item), index);
     this.rows.append(payload, index, delay);
     if (dedupeKey) this.rows.keys.push(key);
+    if (key !== undefined) this.#keyBytes += Buffer.byteLength(key);
     this.#position = position;
     this.count++;
   }

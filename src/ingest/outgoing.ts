@@ -38,17 +38,20 @@ export async function outgoingRows(
     filter.payloads.checkSize(bytes, place(index));
     batchBytes += bytes;
     if (batchBytes > MAX_BATCH_BYTES && !single) throw tooMuch(batchBytes, index, payloads.length);
-    return { json, bytes, delaySeconds, index: place(index), once: onces?.[index] };
+    return { payload, json, bytes, delaySeconds, index: place(index), once: onces?.[index] };
   };
   const { validate } = filter;
   if (!validate) return payloads.map(row);
-  const outputs = payloads.map((payload, index) => validate(payload, place(index)));
+  // Each a promise, so that one that is thrown leaves none behind whose rejection nobody handles.
+  const outputs = payloads.map(
+    (payload, index) => new Promise((resolve) => resolve(validate(payload, place(index)))),
+  );
   return (await Promise.all(outputs)).map(row);
 }
 
-/** A row as the table holds it now. */
+/** A row as the table holds it now; the payload as it was given, since only the server knows what became of its JSON. */
 export function storedMessage<Out>(
-  { id, json, atMicros, delaySeconds }: StoredRow,
+  { id, payload, atMicros, delaySeconds }: StoredRow,
   queueId: Id,
   producerWorkerId: Id,
 ): StoredMessage<Out> {
@@ -56,7 +59,7 @@ export function storedMessage<Out>(
   return {
     id,
     queueId,
-    payload: JSON.parse(json) as Out,
+    payload: payload as Out,
     vt: new Date(at + delaySeconds * 1_000),
     enqueuedAt: new Date(at),
     readCount: 0,

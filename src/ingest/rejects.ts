@@ -1,6 +1,7 @@
 import type { Db, Queryable } from '../db.js';
 import { Doorbell } from '../doorbell.js';
 import { InvalidOptionError, QueueNotFoundError, SluiceError, TooManyRejectsError } from '../errors/index.js';
+import { asError } from '../errors/thrown.js';
 import { shown } from '../shown.js';
 import { selectQueue } from '../sql/queues.js';
 import type { Queue } from '../types.js';
@@ -145,7 +146,7 @@ export class OnRejectError extends Error {
   override readonly cause: Error;
   constructor(thrown: unknown) {
     super();
-    this.cause = thrown instanceof Error ? thrown : new Error('onReject failed', { cause: thrown });
+    this.cause = asError(thrown);
   }
 }
 

@@ -16,6 +16,10 @@ export interface Turn {
 }
 
 export interface SequenceOptions<B> {
+  /** Batches in flight at a time. */
+  places: number;
+  /** Resolves when the batch may be sent. Asked in order, for one batch at a time. */
+  pace: (batch: B) => Promise<void>;
   retry: RetryOptions;
   /** Longest wait of an open transaction for its turn, in ms. */
   turnMs: number;
@@ -34,36 +38,46 @@ class GoBack extends Error {}
 /** What the first batch has to wait for. */
 const DONE = Promise.resolve();
 
-class Slot {
+/** A batch in flight, with the steps that it takes behind the batch before. */
+class Place {
+  readonly paced: Deferred<void> = deferred();
   begun: Deferred<void> = deferred();
   readonly committed: Deferred<void> = deferred();
   attempt = new AbortController();
   constructor(
     readonly seq: number,
-    public previous: Slot | undefined,
+    public previous: Place | undefined,
   ) {}
 
+  /** Resolves when the batch before has taken that step. */
+  after(step: 'paced' | 'begun' | 'committed'): Promise<void> {
+    return this.previous?.[step].promise ?? DONE;
+  }
+
   settle(error?: Error): void {
-    for (const moment of [this.begun, this.committed]) {
-      if (error) moment.reject(error);
-      else moment.resolve();
+    for (const step of [this.paced, this.begun, this.committed]) {
+      if (error) step.reject(error);
+      else step.resolve();
     }
-    // Or the slots would hold one another for ever.
+    // Or the places would hold one another for ever.
     this.previous = undefined;
   }
 }
 
 /**
- * Batches overlap, but begin and commit in order.
+ * Batches overlap, a few of them at a time, but are paced, begin and commit in order.
  *
  * Go back N: when a batch fails for a transient reason, the later ones in flight roll back, keep their bytes and begin
  * again after it. So no batch holds a connection while it waits for one that has none, which would deadlock a full pool.
  * A batch whose turn to commit is long in coming rolls back too, since an open transaction holds vacuum back.
  */
 export class Sequence<B> {
-  #last: Slot | undefined;
-  readonly #inFlight = new Set<Slot>();
+  #last: Place | undefined;
+  readonly #inFlight = new Set<Place>();
   #sent = 0;
+  /** Places that are promised or in use. */
+  #taken = 0;
+  #onFree: Deferred<void> | undefined;
   /** A batch has failed for good, and with it all that come after. */
   #failed = false;
 
@@ -72,76 +86,90 @@ export class Sequence<B> {
     private readonly options: SequenceOptions<B>,
   ) {
     const { signal } = options;
-    const abortAll = () => this.#inFlight.forEach((slot) => slot.attempt.abort(signal.reason));
+    const abortAll = () => this.#inFlight.forEach((place) => place.attempt.abort(signal.reason));
     signal.addEventListener('abort', abortAll, { once: true });
+  }
+
+  /** Takes a place for the next batch, which has to be sent then. One asks at a time. */
+  async place(): Promise<void> {
+    if (this.#taken === this.options.places) {
+      this.#onFree = deferred();
+      await this.#onFree.promise;
+    }
+    this.#taken++;
   }
 
   /** Resolves with the batch's number when it is committed. The order of the calls is the order of the batches. */
   async send(batch: B): Promise<number> {
-    const slot = new Slot(++this.#sent, this.#last);
-    this.#last = slot;
-    this.#inFlight.add(slot);
+    const place = new Place(++this.#sent, this.#last);
+    this.#last = place;
+    this.#inFlight.add(place);
     try {
-      await this.#untilCommitted(batch, slot);
-      slot.settle();
-      return slot.seq;
+      await place.after('paced');
+      await this.options.pace(batch);
+      place.paced.resolve();
+      await this.#untilCommitted(batch, place);
+      place.settle();
+      return place.seq;
     } catch (error) {
       this.#failed = true;
-      slot.settle(error as Error);
+      place.settle(error as Error);
       throw error;
     } finally {
-      this.#inFlight.delete(slot);
+      this.#inFlight.delete(place);
+      this.#taken--;
+      this.#onFree?.resolve();
     }
   }
 
-  async #untilCommitted(batch: B, slot: Slot): Promise<void> {
+  async #untilCommitted(batch: B, place: Place): Promise<void> {
     const { retry, signal, onRetry, again } = this.options;
     // The error may be that of the batch before, which is not to be tried again here.
     const passes = (error: unknown) => !signal.aborted && !this.#failed && isTransient(error);
     const told = (attempt: number, error: unknown, delayMs: number) =>
-      onRetry(slot.seq, attempt, error as Error, delayMs);
+      onRetry(place.seq, attempt, error as Error, delayMs);
     for (;;) {
       try {
         await retrying({ ...retry, signal, passes, onRetry: told }, () =>
-          this.#unlessMadeToGoBack(batch, slot),
+          this.#unlessMadeToGoBack(batch, place),
         );
         return;
       } catch (error) {
         signal.throwIfAborted();
         if (this.#failed) throw error;
         // Earlier batches first: what is committed in the end must not depend on which of them failed soonest.
-        await orAbort(slot.previous?.committed.promise ?? DONE, signal);
+        await orAbort(place.after('committed'), signal);
         if (!(error instanceof GoBack) && !(await again(batch, error))) throw error;
       }
     }
   }
 
   /** One attempt; another one as often as an earlier batch makes it begin again, which is no failure of this one. */
-  async #unlessMadeToGoBack(batch: B, slot: Slot): Promise<void> {
+  async #unlessMadeToGoBack(batch: B, place: Place): Promise<void> {
     const { signal } = this.options;
     for (;;) {
       signal.throwIfAborted();
-      slot.attempt = new AbortController();
+      place.attempt = new AbortController();
       try {
-        await this.attempt(batch, this.#turn(slot, slot.attempt.signal));
+        await this.attempt(batch, this.#turn(place, place.attempt.signal));
         return;
       } catch (error) {
-        this.#goBack(slot);
-        if (signal.aborted || this.#failed || !slot.attempt.signal.aborted) throw error;
+        this.#goBack(place);
+        if (signal.aborted || this.#failed || !place.attempt.signal.aborted) throw error;
       }
     }
   }
 
-  #turn(slot: Slot, signal: AbortSignal): Turn {
+  #turn(place: Place, signal: AbortSignal): Turn {
     // This attempt's own: one that goes back may still call begun() before it notices.
-    const { previous, seq, begun } = slot;
+    const { seq, begun } = place;
     return {
       seq,
       signal,
-      toBegin: () => orAbort(previous?.begun.promise ?? DONE, signal),
+      toBegin: () => orAbort(place.after('begun'), signal),
       begun: () => begun.resolve(),
       toCommit: async () => {
-        const turn = previous?.committed.promise ?? DONE;
+        const turn = place.after('committed');
         const tooLong = deferred<never>();
         const timer = setTimeout(() => tooLong.reject(new GoBack()), this.options.turnMs);
         try {
@@ -153,11 +181,11 @@ export class Sequence<B> {
     };
   }
 
-  /** Batch `slot` will begin again, so every later one must as well: their `vt` would precede its. */
-  #goBack(slot: Slot): void {
-    slot.begun = deferred();
+  /** Its batch will begin again, so every later one must as well: their `vt` would precede its. */
+  #goBack(place: Place): void {
+    place.begun = deferred();
     for (const later of this.#inFlight) {
-      if (later.seq <= slot.seq) continue;
+      if (later.seq <= place.seq) continue;
       later.begun = deferred();
       later.attempt.abort(new GoBack());
     }

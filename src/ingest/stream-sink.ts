@@ -35,6 +35,8 @@ export interface StreamSinkOptions<T> extends IntakeOptions<T> {
   queue: Queue;
   worker: Incarnation;
   fenced: () => WorkerFencedError;
+  /** Batches in flight, from 1 to 4. */
+  concurrency: number;
   /** Resolves when so many rows may be sent. */
   pace: (rows: number, signal: AbortSignal) => Promise<void>;
   /** Called after each commit. */
@@ -74,8 +76,6 @@ export class StreamSink<T> implements Sink<T> {
   #sequence: Sequence<Batch> | undefined;
   #signal: AbortSignal | undefined;
   #tell: SinkEvents | undefined;
-  /** One batch after the other, so that none overtakes another while it is held back. */
-  #paced: Promise<void> = Promise.resolve();
   /** Behind the last item of the last committed batch. */
   #position = '';
   /** The last transaction of the batch whose COMMIT was not answered before the stream failed. There is at most one. */
@@ -88,7 +88,8 @@ export class StreamSink<T> implements Sink<T> {
   }
 
   async open(signal: AbortSignal, tell: SinkEvents): Promise<StreamStart> {
-    const { db, queue, worker, fenced, batchTimeoutMs, retry, turnMs, method, rejects } = this.#options;
+    const { db, queue, worker, fenced, batchTimeoutMs, retry, turnMs, method, rejects, concurrency } =
+      this.#options;
     this.#signal = signal;
     this.#tell = tell;
     const run = await this.#untilOpen(signal);
@@ -111,6 +112,8 @@ export class StreamSink<T> implements Sink<T> {
     };
     this.#target = target;
     this.#sequence = new Sequence<Batch>((batch, turn) => flush(target, batch, turn), {
+      places: concurrency,
+      pace: (batch) => this.#pace(batch.rows.count, signal),
       signal,
       retry,
       turnMs,
@@ -118,6 +121,10 @@ export class StreamSink<T> implements Sink<T> {
       again: (batch, error) => this.#inAnotherWay(target, batch, error),
     });
     return { position: run.position, index };
+  }
+
+  place(): Promise<void> {
+    return (this.#sequence as Sequence<Batch>).place();
   }
 
   batch(): FillingBatch<T> {
@@ -203,18 +210,18 @@ export class StreamSink<T> implements Sink<T> {
     return undefined;
   }
 
+  /** Holds a batch back while the queue is full, the producer suspended or its limit reached. */
+  async #pace(rows: number, signal: AbortSignal): Promise<void> {
+    const { backlog, pace } = this.#options;
+    await backlog?.admit(rows, signal, (event) => this.#tell?.onBacklog(event));
+    await pace(rows, signal);
+  }
+
   async #send(batch: Batch): Promise<CommittedBatch> {
     const buffer = batch.rows;
     try {
-      const { pace, rejects, backlog, keyPurge, dedupeWindowSeconds } = this.#options;
+      const { rejects, backlog, keyPurge, dedupeWindowSeconds } = this.#options;
       rejects?.sent(batch);
-      this.#paced = this.#paced.then(async () => {
-        await backlog?.admit(buffer.count, this.#signal as AbortSignal, (event) =>
-          this.#tell?.onBacklog(event),
-        );
-        await pace(buffer.count, this.#signal as AbortSignal);
-      });
-      await this.#paced;
       const seq = await (this.#sequence as Sequence<Batch>).send(batch);
       this.#position = batch.position;
       backlog?.arrived(buffer.count);

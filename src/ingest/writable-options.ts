@@ -8,6 +8,8 @@ import type { MaxRejects, Reject } from './rejects.js';
 import { checkResume, type Resume } from './resume.js';
 
 export interface WritableOptions<T> extends Partial<BatchOptions> {
+  /** Batches in flight, from 1 to 4. @default 2 */
+  concurrency?: number;
   /**
    * Seconds until a message is due, for all messages or by item: a whole number from 0 to 4,294,967,295.
    * @default 0
@@ -96,9 +98,9 @@ export function checkWritableOptions<T>(options: WritableOptions<T>) {
         max: 512 * 1_024 * 1_024,
       }),
       lingerMs: check.integer('lingerMs', options.lingerMs ?? 100, { min: 0, max: 3_600_000 }),
-      // With two, batch n may wait in the server for a key of n+1, which waits here for n: no deadlock that anybody sees.
-      concurrency: dedupeKey === undefined ? concurrency : 1,
     },
+    // With two, batch n may wait in the server for a key of n+1, which waits here for n: no deadlock that anybody sees.
+    concurrency: dedupeKey === undefined ? concurrency : 1,
     delaySeconds: typeof delaySeconds === 'function' ? delaySeconds : checkDelay(delaySeconds),
     resume: checkResume(options.resume),
     rejects: checkRejects(options),

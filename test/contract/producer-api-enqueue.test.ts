@@ -179,6 +179,27 @@ test('7: every JSON value is a payload', async () => {
   expect(rows.map(({ type }) => type)).toEqual([...kinds, 'string', 'object']);
 });
 
+test('7: a message carries the payload that was given, and nothing is parsed for it', async () => {
+  const s = await scenario();
+  const producer = await s.producer();
+  // V8 13.6 (Node 24) reads the last key of its own JSON as "\\".
+  const keys = [{ '"': 2, 'a\u{1f600}"é': 0 }, { '"': 1 }, { '\t': 1, '"': 0 }];
+  const at = new Date(0);
+  const message = await producer.enqueue(keys);
+  expect(message.payload).toBe(keys);
+  const [first, second] = await producer.batchEnqueue([{ at, gone: undefined }, 'text']);
+  expect(first!.payload).toEqual({ at, gone: undefined });
+  expect(second!.payload).toBe('text');
+  const { rows } = await s.pool.query<{ text: string }>(
+    `select payload::text as text from ${s.schema}.pgqrs_messages order by id`,
+  );
+  expect(rows.map(({ text }) => text)).toEqual([
+    '[{"\\"": 2, "a\u{1f600}\\"é": 0}, {"\\"": 1}, {"\\t": 1, "\\"": 0}]',
+    '{"at": "1970-01-01T00:00:00.000Z"}',
+    '"text"',
+  ]);
+});
+
 test('8: an invalid payload is a typed error, and no row is written', async () => {
   const s = await scenario();
   const producer = await s.producer({ maxPayloadBytes: 100, requiredKeys: ['to'] });

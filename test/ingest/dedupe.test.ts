@@ -178,7 +178,7 @@ test('what dedupeKey throws ends the stream, whatever becomes of rejects', async
     return `${n}`;
   };
   const loaded = producer.ingest<Item>(numbered(30), { dedupeKey, batchSize: 10, onReject: () => undefined });
-  await expect(loaded).rejects.toBe(broken);
+  await expect(loaded).rejects.toMatchObject({ code: 'INGEST_FAILED', cause: broken });
   expect(await test.delivered()).toEqual(numbers(10));
 });
 
@@ -268,4 +268,16 @@ test.each([
   const { rows } = await pool.query<{ n: number }>(work, [rejected.id]);
   expect(rows.map(({ n }) => n)).toEqual([1, 4]);
   expect(await test.count()).toBe(4);
+});
+
+test('keys count as bytes of their batch', async () => {
+  const test = await scenario();
+  const items = numbers(100).map((n) => ({ n }));
+  const stream = (await test.producer()).writable<Item>({
+    dedupeKey: ({ n }) => String(n).padStart(2_000, '0'),
+    batchBytes: 50_000,
+    lingerMs: 60_000,
+  });
+  await pipeline(Readable.from(items), stream);
+  expect(stream.stats).toMatchObject({ committed: 100, batches: 4 });
 });

@@ -146,7 +146,7 @@ const THROWS: [string, () => unknown, unknown][] = [
   // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors
   ['rejects with no error', () => Promise.reject('nothing'), { cause: 'nothing' }],
   // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors
-  ['rejects with undefined', () => Promise.reject(undefined), { message: 'onReject failed' }],
+  ['rejects with undefined', () => Promise.reject(undefined), { code: 'INGEST_FAILED' }],
 ];
 
 test.each(THROWS)(

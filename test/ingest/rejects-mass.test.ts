@@ -1,7 +1,7 @@
 import { setImmediate as tick } from 'node:timers/promises';
 import type { StandardSchemaV1 } from '@standard-schema/spec';
 import { expect, test } from 'vitest';
-import type { Reject } from '../../src/index.js';
+import { PayloadInvalidError, type Reject } from '../../src/index.js';
 import { scenario } from '../support/scenario.js';
 import {
   bad,
@@ -61,7 +61,7 @@ function raise(): never {
   throw new Error('secret');
 }
 
-/** Refuses what an item asks it to refuse, at once or later, or fails. */
+/** Refuses what an item asks it to refuse: at once, later, or by an error. */
 const schema: StandardSchemaV1 = {
   '~standard': {
     version: 1,
@@ -70,7 +70,7 @@ const schema: StandardSchemaV1 = {
       const { refuse } = (value ?? {}) as { refuse?: string };
       const refused = { issues: [{ message: 'secret', path: ['refuse'] }] };
       if (refuse === 'now') return refused;
-      if (refuse === 'throws') raise();
+      if (refuse === 'throws') throw new PayloadInvalidError(undefined, 'not with that');
       return refuse === 'later' ? tick().then(() => refused) : { value };
     },
   },

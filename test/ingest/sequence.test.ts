@@ -18,6 +18,8 @@ interface Job {
 function sequence(options: Partial<SequenceOptions<Job>> = {}) {
   const retries: { seq: number; attempt: number }[] = [];
   const made = new Sequence<Job>((job, turn) => job.run(turn, ++job.attempts), {
+    places: 4,
+    pace: () => Promise.resolve(),
     retry: { retries: 3, baseMs: 1, maxMs: 2 },
     turnMs: 10_000,
     signal: new AbortController().signal,
@@ -26,7 +28,7 @@ function sequence(options: Partial<SequenceOptions<Job>> = {}) {
     ...options,
   });
   const send = (n: number, run: Job['run']) => made.send({ n, run, attempts: 0 });
-  return { send, retries };
+  return { send, retries, place: () => made.place() };
 }
 
 /** An attempt that goes well and notes its two moments. */
@@ -73,6 +75,59 @@ describe('batches overlap, but begin and commit in order', () => {
     connecting.resolve();
     await Promise.all([first, second]);
     expect(log.filter((entry) => entry.startsWith('begin'))).toEqual(['begin 1', 'begin 2']);
+  });
+});
+
+describe('the places', () => {
+  test.each([1, 2, 4])(
+    'are %i; the next batch has one when another has ended, however it has',
+    async (places) => {
+      const { send, place } = sequence({ places });
+      const ends = Array.from({ length: places }, () => deferred());
+      const sent = [];
+      for (const end of ends) {
+        await within(1_000, 'a place', place());
+        sent.push(send(1, () => end.promise));
+      }
+      let granted = false;
+      const next = place().then(() => (granted = true));
+      for (let i = 0; i < 10; i++) await tick();
+      expect(granted).toBe(false);
+      if (places === 1) ends[0]!.reject(refused());
+      else ends[0]!.resolve();
+      await within(1_000, 'the next place', next);
+      for (const end of ends) end.resolve();
+      await Promise.allSettled(sent);
+    },
+  );
+
+  test('batches are paced one at a time, in order, before they begin', async () => {
+    const log: string[] = [];
+    const paces = [1, 2, 3].map(() => deferred());
+    const { send } = sequence({
+      pace: async ({ n }) => {
+        log.push(`pace ${n}`);
+        await paces[n - 1]!.promise;
+      },
+    });
+    const all = [1, 2, 3].map((n) => send(n, noting(log, String(n))));
+    for (let i = 0; i < 10; i++) await tick();
+    expect(log).toEqual(['pace 1']);
+    paces[1]!.resolve();
+    paces[0]!.resolve();
+    await all[1];
+    expect(log.filter((entry) => entry.startsWith('pace'))).toEqual(['pace 1', 'pace 2', 'pace 3']);
+    expect(log).toContain('commit 2');
+    expect(log).not.toContain('begin 3');
+    paces[2]!.resolve();
+    await Promise.all(all);
+  });
+
+  test('a batch that cannot be paced takes those behind it along', async () => {
+    const gone = refused();
+    const { send } = sequence({ pace: ({ n }) => (n === 2 ? Promise.reject(gone) : Promise.resolve()) });
+    const results = await Promise.allSettled([1, 2, 3].map((n) => send(n, noting([], String(n)))));
+    expect(results).toMatchObject([{ status: 'fulfilled' }, { reason: gone }, { reason: gone }]);
   });
 });
 

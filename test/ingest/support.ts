@@ -25,8 +25,9 @@ export function counted(stream: NodeJS.EventEmitter): Events {
 }
 
 export async function closed(stream: NodeJS.EventEmitter & { readonly closed: boolean }): Promise<void> {
-  if (stream.closed) return;
-  await within(20_000, 'the stream', new Promise((resolve) => stream.once('close', resolve)));
+  if (stream.closed)
+    await new Promise(setImmediate); // or it may not have said so yet
+  else await within(20_000, 'the stream', new Promise((resolve) => stream.once('close', resolve)));
 }
 
 /** No client of the pool is held, and no ledger row is left. */

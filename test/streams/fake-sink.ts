@@ -12,20 +12,34 @@ export interface Sent {
 
 interface FakeOptions {
   atOnce?: boolean;
+  concurrency?: number;
+  /** Of each item. */
+  bytes?: number;
   opened?: Promise<void>;
   validate?: NonNullable<Sink<number>['validate']>;
 }
 
 /** A sink whose batches are committed when the test says so, or at once. */
-export function fakeSink({ atOnce = true, opened = Promise.resolve(), validate }: FakeOptions = {}) {
+export function fakeSink({
+  atOnce = true,
+  concurrency = 2,
+  bytes = 10,
+  opened = Promise.resolve(),
+  validate,
+}: FakeOptions = {}) {
   const sent: Sent[] = [];
   let committed = 0;
+  let free = concurrency;
   const calls = { open: 0, close: 0 };
   const sink: Sink<number> = {
     ...(validate && { validate }),
     open: () => {
       calls.open++;
       return opened.then(() => ({ position: '', index: 0 }));
+    },
+    place: async () => {
+      while (free === 0) await tick();
+      free--;
     },
     batch: () => {
       const items: number[] = [];
@@ -34,7 +48,7 @@ export function fakeSink({ atOnce = true, opened = Promise.resolve(), validate }
           return items.length;
         },
         get bytes() {
-          return items.length * 10;
+          return items.length * bytes;
         },
         append: (item, payload, index) => {
           if (item < 0) throw new PayloadInvalidError(index, 'negative');
@@ -45,7 +59,7 @@ export function fakeSink({ atOnce = true, opened = Promise.resolve(), validate }
           const batch = { items, done: deferred() };
           const seq = sent.push(batch);
           if (atOnce) batch.done.resolve();
-          await batch.done.promise;
+          await batch.done.promise.finally(() => free++);
           committed += items.length;
           return {
             ...{
@@ -53,7 +67,7 @@ export function fakeSink({ atOnce = true, opened = Promise.resolve(), validate }
               rows: items.length,
               duplicates: 0,
               rejected: 0,
-              bytes: items.length * 10,
+              bytes: items.length * bytes,
               method: 'copy',
             },
             ...{
@@ -77,7 +91,6 @@ export const OPTIONS: BatchOptions = {
   batchSize: 10,
   batchBytes: 1_000_000,
   lingerMs: 60_000,
-  concurrency: 2,
 };
 
 export function stream(options: Partial<BatchOptions> = {}, fake = fakeSink(), signal?: AbortSignal) {

@@ -265,6 +265,7 @@ function sinkOf(
     fenced: () => {
       throw new Error('nobody fences the worker');
     },
+    concurrency: options.concurrency,
     pace: () => Promise.resolve(),
     onCommit: () => undefined,
     check: new PayloadCheck(),

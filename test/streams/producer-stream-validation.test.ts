@@ -204,7 +204,7 @@ describe('validation', () => {
       finish: 0,
       close: 1,
       error: 1,
-      reason: { message: 'the item was refused' },
+      reason: { code: 'INGEST_FAILED', progress: { committed: 0, position: '0' } },
     });
   });
 });

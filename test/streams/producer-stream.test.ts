@@ -36,7 +36,7 @@ describe('batches', () => {
   });
 
   test('whose linger time is over while all places are taken go on filling, and go as soon as one is free', async () => {
-    const { stream: into, sent } = stream({ lingerMs: 1, concurrency: 1 }, fakeSink({ atOnce: false }));
+    const { stream: into, sent } = stream({ lingerMs: 1 }, fakeSink({ atOnce: false, concurrency: 1 }));
     into.write(0);
     await eventually('the first batch', () => sent.length === 1);
     into.write(1);
@@ -58,7 +58,7 @@ describe('back-pressure', () => {
   test.each([1, 2, 4])(
     'with %i in flight and one full batch more the source stands still, and goes on when a batch is committed',
     async (concurrency) => {
-      const { stream: into, sent } = stream({ concurrency }, fakeSink({ atOnce: false }));
+      const { stream: into, sent } = stream({}, fakeSink({ atOnce: false, concurrency }));
       let taken = 0;
       const source = function* () {
         for (; taken < 1_000; taken++) yield taken;
@@ -90,6 +90,28 @@ describe('back-pressure', () => {
     await pipeline(Readable.from(numbers(200_000)), into);
     clearInterval(heart);
     expect(beats).toBeGreaterThan(10);
+  });
+});
+
+describe('one turn of the event loop', () => {
+  /** The most items that were taken in one of them. */
+  async function mostAtOnce(bytes: number): Promise<number> {
+    const { stream: into } = stream({ batchSize: 1_000, batchBytes: 1e9 }, fakeSink({ bytes }));
+    let most = 0;
+    const loaded = pipeline(Readable.from(numbers(500)), into);
+    for (let before = 0; !into.closed; before = into.stats.accepted) {
+      await tick();
+      most = Math.max(most, into.stats.accepted - before);
+    }
+    await loaded;
+    return most;
+  }
+
+  test('takes in so many items while they are small, and few that are big', async () => {
+    const small = await mostAtOnce(10);
+    expect(small).toBeGreaterThan(100);
+    expect(small).toBeLessThan(300);
+    expect(await mostAtOnce(60_000)).toBeLessThan(10);
   });
 });
 
