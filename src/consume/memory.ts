@@ -114,12 +114,11 @@ export class Share {
     const left = this.memory.limitOf(this) - this.heldBytes;
     const each = this.#messageBytes ?? FIRST.maxBytes / FIRST.limit;
     const limit = Math.min(messages, Math.floor(left / each));
+    this.memory.isHungry(this, limit < messages);
     if (limit >= 1)
       return this.#setAside(limit, Math.min(left, Math.max(limit * each * MARGIN, LEAST_BYTES)));
     // A claim brings one message whatever its size.
-    if (this.heldBytes === 0) return this.#setAside(1, 1);
-    this.memory.isHungry(this, true);
-    return undefined;
+    return this.heldBytes === 0 ? this.#setAside(1, 1) : undefined;
   }
 
   /** A claim has brought so many messages, of that size together. */

@@ -14,8 +14,13 @@ export interface Child {
 
 /** Runs a TypeScript file of this folder in a process of its own; killed when the test is over. */
 export function startChild(file: string, ...args: string[]): Child {
+  return startChildWith([], file, ...args);
+}
+
+/** As `startChild`, with options of Node's. */
+export function startChildWith(nodeOptions: readonly string[], file: string, ...args: string[]): Child {
   const path = fileURLToPath(new URL(file, import.meta.url));
-  const child = spawn(process.execPath, ['--import', 'tsx', path, ...args], {
+  const child = spawn(process.execPath, [...nodeOptions, '--import', 'tsx', path, ...args], {
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   });
   const messages: unknown[] = [];
