@@ -1,12 +1,12 @@
 import pg from 'pg';
 import { backoffMs, sleep } from './backoff.js';
 import { orAbort } from './deferred.js';
-import { driverError } from './driver-error.js';
-import { ClosedError, SluiceError } from './errors/index.js';
+import { driverError, isUnresolved } from './driver-error.js';
+import { ClosedError, ConnectionError, SluiceError } from './errors/index.js';
 import { Hosts } from './hosts.js';
 import { HostsClient, type HostsConfig } from './hosts-client.js';
-import { type Clients, onClient } from './on-client.js';
-import { handBack, type Queryable, run, Session, takeClient } from './session.js';
+import { type Clients, oneTransaction } from './on-client.js';
+import { type Experience, handBack, type Queryable, run, Session, takeClient } from './session.js';
 
 export type { Queryable, Session };
 
@@ -42,7 +42,10 @@ export class Db implements Queryable, Clients {
   readonly #hosts: Hosts | undefined;
   /** Requests for a client that the pool has not answered yet. */
   readonly #unanswered = new Set<Promise<unknown>>();
-  readonly #preparing = { works: true };
+  readonly #known: Experience = { prepares: true, wrote: false, moves: 0 };
+  /** When each client was new: those from before a move are of no use. */
+  readonly #movesOf = new WeakMap<pg.PoolClient, number>();
+  #reached = false;
   #closed: Promise<void> | undefined;
 
   private constructor(
@@ -128,6 +131,11 @@ export class Db implements Queryable, Clients {
     }
   }
 
+  /** To be called when something was written: who refuses that later is no longer the one to write to. */
+  hasWritten(): void {
+    this.#known.wrote = true;
+  }
+
   /** Ends the pools that are ours; waits for clients in use. Twice is fine. */
   close(): Promise<void> {
     this.#closed ??= this.#close();
@@ -142,7 +150,8 @@ export class Db implements Queryable, Clients {
   }
 
   #query<Row>(on: Clients, ms: number, text: string, values?: readonly unknown[]): Promise<Row[]> {
-    return onClient(on, { what: 'the answer to a statement', ms }, (session) => session.query(text, values));
+    const limits = { what: 'the answer to a statement', ms };
+    return oneTransaction(on, limits, (session) => session.query(text, values));
   }
 
   async #session(pool: pg.Pool, signal?: AbortSignal): Promise<Session> {
@@ -151,7 +160,7 @@ export class Db implements Queryable, Clients {
     const connecting = this.#answered(this.#client(pool));
     try {
       const { stream } = pool.options;
-      return new Session(await orAbort(connecting, signal), this.schema, this.#preparing, stream);
+      return new Session(await orAbort(connecting, signal), this.schema, this.#known, stream);
     } catch (error) {
       // pg cannot withdraw a request for a client: hand it back when it comes.
       if (signal?.aborted) connecting.then((client) => handBack(client)).catch(() => undefined);
@@ -165,15 +174,26 @@ export class Db implements Queryable, Clients {
     const deadline = performance.now() + 0.9 * (pool.options.connectionTimeoutMillis ?? 0);
     for (let failures = 1; ; failures++) {
       try {
-        return await takeClient(pool);
+        const client = await takeClient(pool);
+        this.#reached = true;
+        if (this.#isCurrent(client)) return client;
+        handBack(client, true);
+        failures = 0;
       } catch (error) {
-        const failure = driverError(error);
+        const failure = this.#reached ? unlessUnresolved(driverError(error)) : driverError(error);
         // An error of ours comes from the search, which has used up its time.
         const gone = this.#hosts && failure instanceof SluiceError && failure !== error && failure.transient;
         if (!gone || performance.now() > deadline) throw failure;
         await sleep(backoffMs(failures, HOST_GONE));
       }
     }
+  }
+
+  /** Behind one address there may be another server by now, to which only new connections lead. */
+  #isCurrent(client: pg.PoolClient): boolean {
+    const { moves } = this.#known;
+    if (!this.#movesOf.has(client)) this.#movesOf.set(client, moves);
+    return this.#movesOf.get(client) === moves;
   }
 
   #answered<T>(request: Promise<T>): Promise<T> {
@@ -187,6 +207,11 @@ export class Db implements Queryable, Clients {
 /** A value as an SQL literal, for the few scripts that must travel in one message. */
 export function literal(value: string): string {
   return pg.escapeLiteral(value);
+}
+
+/** The name was known before: that it is not for a while is a passing failure. */
+function unlessUnresolved(error: Error): Error {
+  return isUnresolved(error) ? new ConnectionError(error.message, true, { cause: error.cause }) : error;
 }
 
 /** An idle client whose backend dies makes the pool emit `error`; the pool has already dropped it. */

@@ -5,6 +5,7 @@ import {
   PermissionDeniedError,
   SchemaNotInstalledError,
   SluiceError,
+  StalePlanError,
 } from './errors/index.js';
 
 const OBJECT_MISSING = new Set(['42P01', '3F000', '42883']); // table, schema, function
@@ -33,10 +34,20 @@ function serverError(error: pg.DatabaseError): SluiceError {
   const state = error.code ?? 'XX000';
   const message = `${withoutValue(error.message, state)} (SQLSTATE ${state})`;
   if (OBJECT_MISSING.has(state)) return new SchemaNotInstalledError(message);
-  if (NOT_ALLOWED.has(state)) return new PermissionDeniedError(message);
+  if (NOT_ALLOWED.has(state)) return new PermissionDeniedError(message, state);
   if (LOGIN_REFUSED.has(state))
     return new ConnectionError(`the server refused the log-in: ${message}`, false);
-  return new DatabaseError(message, state, error.constraint, copyLine(error.where));
+  // By the routine, since the words are translated and 0A000 means many things.
+  const Refusal = error.routine === 'RevalidateCachedQuery' ? StalePlanError : DatabaseError;
+  return new Refusal(message, state, error.constraint, copyLine(error.where));
+}
+
+/** Whether the host's name could not be resolved: a typing error at the beginning, a passing failure later. */
+export function isUnresolved(error: unknown): boolean {
+  return (
+    error instanceof ConnectionError &&
+    (error.cause as NodeJS.ErrnoException | undefined)?.code === 'ENOTFOUND'
+  );
 }
 
 /** Everything that is not the server's answer means that there is no usable connection. */

@@ -1,6 +1,7 @@
 import { setMaxListeners } from 'node:events';
 import { backoffMs, sleep } from './backoff.js';
 import { deferred, orAbort, withDeadline } from './deferred.js';
+import { isUnresolved } from './driver-error.js';
 import { type HostAddress, parseHosts, type Target } from './dsn-hosts.js';
 import { ClosedError, ConnectionError, SluiceError, TimeoutError } from './errors/index.js';
 import { probe } from './hosts-probe.js';
@@ -59,6 +60,8 @@ export class Hosts {
   #found: { place: Place; until: number } | undefined;
   #looking: Promise<Place | undefined> | undefined;
   #doubts = 0;
+  /** One of them was the right one before. */
+  #reached = false;
   #failures = 0;
   #failure: ConnectionError | undefined;
 
@@ -197,6 +200,7 @@ export class Hosts {
     }
     this.#failures = 0;
     this.#failure = undefined;
+    this.#reached = true;
     this.#system ??= chosen.state.system ?? undefined;
     if (this.#writes) {
       for (const host of this.#hosts) {
@@ -221,7 +225,11 @@ export class Hosts {
     });
     if (conflict)
       return new ConnectionError(`the hosts are not of one database: ${reasons.join('; ')}`, false);
-    const hopeless = [...answers.values()].every((answer) => answer instanceof Error && !answer.transient);
+    // What was there once may come back: its name, too.
+    const comesBack = (answer: Error) => this.#reached && isUnresolved(answer);
+    const hopeless = [...answers.values()].every(
+      (answer) => answer instanceof SluiceError && !answer.transient && !comesBack(answer),
+    );
     return new ConnectionError(`${this.#none}: ${reasons.join('; ')}`, !hopeless);
   }
 

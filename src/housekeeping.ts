@@ -1,6 +1,6 @@
 import type { Db, Queryable } from './db.js';
 import { STEP_ENTRIES } from './in-steps.js';
-import { onClient } from './on-client.js';
+import { oneTransaction } from './on-client.js';
 import { retainArchive } from './sql/archive.js';
 import { retainDeadLetters } from './sql/dead-letters.js';
 import { sweepExhausted, type Sweep } from './sql/exhausted.js';
@@ -97,7 +97,7 @@ export class Housekeeping {
   #answer<T>(work: (on: Queryable) => Promise<T>): Promise<T> {
     const { signal } = this.#stopping;
     const limits = { what: 'housekeeping', ms: ANSWER_MS, signal, graceMs: HURRIED_ANSWER_MS };
-    return onClient(this.options.db, limits, work);
+    return oneTransaction(this.options.db, limits, work);
   }
 
   #tell(error: Error, failed: Set<string>): void {

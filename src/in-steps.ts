@@ -1,5 +1,5 @@
 import type { Db, Queryable } from './db.js';
-import { onClient } from './on-client.js';
+import { oneTransaction } from './on-client.js';
 import { BEGINNING, type Step, type Walk } from './sql/walk.js';
 
 /** Index entries that one statement looks at: its locks last some tenths of a second. */
@@ -9,7 +9,7 @@ const ANSWER_MS = 30_000;
 
 /** One statement on a client of its own, which is cut when no answer comes. */
 export function answered<T>(db: Db, what: string, work: (on: Queryable) => Promise<T>): Promise<T> {
-  return onClient(db, { what, ms: ANSWER_MS }, work);
+  return oneTransaction(db, { what, ms: ANSWER_MS }, work);
 }
 
 /** Walks to the end, each statement in a transaction of its own. @returns how many rows they have changed */

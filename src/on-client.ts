@@ -1,6 +1,8 @@
 import type { Session } from './db.js';
-import { TimeoutError } from './errors/index.js';
+import { DatabaseError, TimeoutError } from './errors/index.js';
+import { isUndone } from './errors/sqlstate.js';
 import { onAbort } from './on-abort.js';
+import { retrying } from './retrying.js';
 
 /** What has clients: a database, or the small pool beside its work. */
 export interface Clients {
@@ -45,6 +47,24 @@ export async function onClient<T>(
   } finally {
     cut.stop();
   }
+}
+
+const UNDONE = { retries: 10, baseMs: 5, maxMs: 250 };
+
+/**
+ * As `onClient`, for work that is one transaction: done again where the server has undone it for another's sake. Not
+ * everybody's transactions are READ COMMITTED.
+ */
+export function oneTransaction<T>(
+  clients: Clients,
+  limits: ClientLimits,
+  work: (session: Session) => Promise<T>,
+): Promise<T> {
+  const passes = (error: unknown) => error instanceof DatabaseError && isUndone(error.sqlState);
+  const { ms: withinMs, signal: hurry } = limits;
+  return retrying({ ...UNDONE, withinMs, passes, ...(hurry && { hurry }) }, (ms) =>
+    onClient(clients, { ...limits, ms }, work),
+  );
 }
 
 /**

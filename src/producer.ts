@@ -28,7 +28,7 @@ import { Rejects } from './ingest/rejects.js';
 import { StreamSink } from './ingest/stream-sink.js';
 import { checkWritableOptions, WRITABLE, type WritableOptions } from './ingest/writable-options.js';
 import type { RateLimitStatus } from './limiter.js';
-import { onClient } from './on-client.js';
+import { oneTransaction } from './on-client.js';
 import { SETTLE, type SettleOptions } from './message.js';
 import {
   checkProducerOptions,
@@ -372,7 +372,7 @@ export class Producer<In = unknown, Out = In> extends Worker {
     if (client !== undefined) check.client('client', client);
     const changed = client
       ? await change(this.db.on(client), target)
-      : await onClient(this.db, { what, ms: ANSWER_MS }, (session) => change(session, target));
+      : await oneTransaction(this.db, { what, ms: ANSWER_MS }, (session) => change(session, target));
     if (changed !== undefined) return changed;
     // Only the present knows: the snapshot of a transaction of the caller's may be older than this producer.
     if (client && (await this.#calls.isRegistered())) throw snapshotTooOld();

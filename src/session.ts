@@ -5,8 +5,15 @@ import { copyIn } from './copy-in.js';
 import { type Deferred, deferred } from './deferred.js';
 import { driverError } from './driver-error.js';
 import { isAnswer } from './errors/answer.js';
-import { ConnectionError, DatabaseError, NotPrimaryError } from './errors/index.js';
+import {
+  ConnectionError,
+  DatabaseError,
+  NotPrimaryError,
+  PermissionDeniedError,
+  StalePlanError,
+} from './errors/index.js';
 import { HostsClient } from './hosts-client.js';
+import { timeoutsAside } from './sql/own-transaction.js';
 
 /** What runs one statement: the database, or one session of it. */
 export interface Queryable {
@@ -14,6 +21,20 @@ export interface Queryable {
   readonly schema: string;
   query<Row>(text: string, values?: readonly unknown[]): Promise<Row[]>;
 }
+
+/** What the sessions of one database have learnt about it. */
+export interface Experience {
+  /** Prepared statements can be relied on. */
+  prepares: boolean;
+  /** It takes writes. */
+  wrote: boolean;
+  /** How often it turned out to take none any more. */
+  moves: number;
+}
+
+const READ_ONLY_TRANSACTION = '25006';
+/** A transaction may be idle while it waits for its turn, but a client that vanished must not hold it for long. */
+const IDLE_MS = 60_000;
 
 /** One client of the pool, held for a transaction or a COPY. */
 export class Session implements Queryable {
@@ -28,12 +49,13 @@ export class Session implements Queryable {
   #begun = false;
   /** Not even a ROLLBACK is possible. */
   #broken = false;
+  /** Its prepared statements are out of date. */
+  #worn = false;
 
   constructor(
     private readonly client: pg.PoolClient,
     readonly schema: string,
-    /** Whether prepared statements can be relied on; one for all sessions of a database. */
-    private readonly preparing: { works: boolean },
+    private readonly known: Experience,
     /** How the client opened its socket, where not as usual. */
     private readonly stream?: OpensStream,
   ) {}
@@ -53,12 +75,15 @@ export class Session implements Queryable {
    * hands out another server connection each time, the first one that is missed ends it for the whole database.
    */
   async prepared<Row>(text: string, values: readonly unknown[]): Promise<Row[]> {
-    if (this.preparing.works) {
+    if (this.known.prepares) {
       try {
         return await this.#rows<Row>({ name: preparedName(text), text }, values);
       } catch (error) {
-        if (!(error instanceof DatabaseError && PREPARED_ELSEWHERE.has(error.sqlState))) throw error;
-        this.preparing.works = false;
+        // In a transaction only its beginner can do it again.
+        if (error instanceof StalePlanError && !this.#begun) this.#worn = true;
+        else if (error instanceof DatabaseError && PREPARED_ELSEWHERE.has(error.sqlState))
+          this.known.prepares = false;
+        else throw error;
       }
     }
     return this.query(text, values);
@@ -71,11 +96,13 @@ export class Session implements Queryable {
 
   /**
    * Opens a READ COMMITTED transaction, and runs `first` in it in the same message.
+   * @param idleMs how long it may be idle, whatever the role's time-outs say
    * @returns the row of the last statement, if it returns one
    */
-  async begin<Row>(first = ''): Promise<Row> {
+  async begin<Row>(first = '', idleMs = IDLE_MS): Promise<Row> {
     this.#begun = true;
-    return (await this.#script(`begin isolation level read committed; ${first}`)).at(-1)?.rows[0] as Row;
+    const script = `begin isolation level read committed; ${timeoutsAside(idleMs)}; ${first}`;
+    return (await this.#script(script)).at(-1)?.rows[0] as Row;
   }
 
   /** Sends `chunks` by COPY ... FROM STDIN and resolves with the number of rows. After a failure leave the session. */
@@ -99,12 +126,21 @@ export class Session implements Queryable {
     if (tag !== 'COMMIT') throw new DatabaseError(`COMMIT was answered with ${String(tag)}`, '40000');
   }
 
+  /** What the server said when it ended the connection by itself. */
+  get lastWords(): DatabaseError | undefined {
+    const words = lastWords.get(this.client);
+    return words instanceof DatabaseError ? words : undefined;
+  }
+
   /**
    * Gives the client back after a failure: in order where that was the server's answer, or came when no statement was
    * under way; else it is discarded. Never throws.
    */
   async leave(error: unknown): Promise<void> {
-    const lastWord = this.#isCut || (error instanceof DatabaseError && error.endsConnection);
+    const lastWord =
+      this.#isCut ||
+      error instanceof NotPrimaryError ||
+      (error instanceof DatabaseError && error.endsConnection);
     if (this.#broken || this.#asked > 0 || !isAnswer(error) || lastWord) this.discard();
     else if (this.#begun) await this.rollback();
     else this.release();
@@ -154,9 +190,18 @@ export class Session implements Queryable {
       this.#asked--;
       return answered;
     } catch (error) {
-      if (isAnswer(error)) this.#asked--;
-      throw error;
+      const failure = this.#moved(error) ? new NotPrimaryError({ cause: error }) : error;
+      if (failure instanceof NotPrimaryError) this.known.moves++;
+      if (isAnswer(failure)) this.#asked--;
+      throw failure;
     }
+  }
+
+  /** It took writes, and takes none any more: behind its address another server has taken over, or will. */
+  #moved(error: unknown): boolean {
+    return (
+      this.known.wrote && error instanceof PermissionDeniedError && error.sqlState === READ_ONLY_TRANSACTION
+    );
   }
 
   readonly #refused = (error: unknown): never => {
@@ -172,7 +217,7 @@ export class Session implements Queryable {
     if (this.#given) return;
     this.#given = true;
     if (!broken) {
-      handBack(this.client);
+      handBack(this.client, this.#worn);
       return;
     }
     const over = new ConnectionError('the connection was given up', true);
@@ -206,19 +251,24 @@ export function takeClient(pool: pg.Pool): Promise<pg.PoolClient> {
         reject(error ?? new Error('the pool gave no client'));
         return;
       }
-      client.on('error', ignore);
+      client.on('error', heard);
       resolve(client);
     });
   });
 }
 
-/** Gives a client back to the pool, which listens to it from then on. */
-export function handBack(client: pg.PoolClient): void {
-  client.removeListener('error', ignore);
-  client.release();
+/** Gives a client back to the pool, which listens to it from then on unless it is to drop it. */
+export function handBack(client: pg.PoolClient, drop = false): void {
+  if (!drop) client.removeListener('error', heard);
+  client.release(drop);
 }
 
-const ignore = () => undefined;
+/** Why the server has ended a connection on which nothing was asked: what is asked next is told something else. */
+const lastWords = new WeakMap<pg.ClientBase, Error>();
+
+function heard(this: pg.ClientBase, error: Error): void {
+  if (!lastWords.has(this)) lastWords.set(this, driverError(error));
+}
 
 /** Not there on this server connection, or there already: neither has run anything. */
 const PREPARED_ELSEWHERE = new Set(['26000', '42P05']);
@@ -249,7 +299,10 @@ export async function run<Row>(on: pg.ClientBase, text: string, values?: readonl
 async function answer<T>(client: pg.ClientBase, asked: Promise<T>): Promise<T> {
   const before = unreplicatedCommits(client);
   const answered = await asked.catch((error: unknown) => {
-    throw client instanceof HostsClient && client.isLeft(error) ? new NotPrimaryError() : driverError(error);
+    if (client instanceof HostsClient && client.isLeft(error)) throw new NotPrimaryError({ cause: error });
+    const failure = driverError(error);
+    const reason = failure instanceof ConnectionError ? lastWords.get(client) : undefined;
+    throw reason instanceof DatabaseError ? reason : failure;
   });
   if (unreplicatedCommits(client) === before) return answered;
   throw new DatabaseError(

@@ -3,7 +3,7 @@ import { hostname as localHostname } from 'node:os';
 import * as check from './check.js';
 import type { Db, Queryable } from './db.js';
 import { DatabaseError, QueueNotFoundError, WorkerAlreadyActiveError } from './errors/index.js';
-import { onClient } from './on-client.js';
+import { oneTransaction } from './on-client.js';
 import * as sql from './sql/workers.js';
 import type { Queue } from './types.js';
 
@@ -64,11 +64,14 @@ export async function register(db: Db, queue: Queue, options: WorkerOptions): Pr
     { min: STALE_INTERVALS * intervalSeconds },
   );
   const name = workerName(options);
-  const self = await onClient(db, { what: 'registering the worker', ms: ANSWER_MS }, (session) =>
+  const self = await oneTransaction(db, { what: 'registering the worker', ms: ANSWER_MS }, (session) =>
     claimName(session, name, queue, staleAfterSeconds),
   );
+  db.hasWritten();
   // Housekeeping that any process may do: a role that only consumes need not be allowed to.
-  await onClient(db, { what: 'sweeping streams', ms: ANSWER_MS }, sql.sweepStreams).catch(() => undefined);
+  await oneTransaction(db, { what: 'sweeping streams', ms: ANSWER_MS }, sql.sweepStreams).catch(
+    () => undefined,
+  );
   return { name, self, intervalSeconds };
 }
 

@@ -28,6 +28,7 @@ const FLOORS: readonly (readonly string[])[] = [
     'src/db',
     'src/dsn',
     'src/hosts',
+    'src/sql/own-transaction',
     'src/sql/host-state', // asked before there is a database to ask
   ],
   [

@@ -2,7 +2,7 @@ import type { Room } from '../../streams/claim-loop.js';
 import type { CallersClient, Db, Session } from '../db.js';
 import { isAnswer, tookTooLong } from '../errors/answer.js';
 import { type Holder, Message } from '../message.js';
-import { onClient } from '../on-client.js';
+import { oneTransaction } from '../on-client.js';
 import * as claims from '../sql/claim.js';
 import { type Persistence, retrying } from '../retrying.js';
 import * as settle from '../sql/settle.js';
@@ -223,7 +223,7 @@ export class Deliveries implements Holder {
     for (let at = 0; at < messages.length; at += MAX_GIVEN_BACK) {
       const some = messages.slice(at, at + MAX_GIVEN_BACK);
       await retrying(patience, () =>
-        onClient(db, limits, (on) => settle.giveBackMessages(on, worker, some)),
+        oneTransaction(db, limits, (on) => settle.giveBackMessages(on, worker, some)),
       ).then(onReturned, () => undefined);
     }
   }
@@ -318,7 +318,7 @@ export class Deliveries implements Holder {
   }
 
   #answered<R>(what: string, work: (on: Session) => Promise<R>, signal = this.options.hurry): Promise<R> {
-    return onClient(this.options.db, { what, ms: ANSWER_MS, signal, graceMs: LAST_ANSWER_MS }, work);
+    return oneTransaction(this.options.db, { what, ms: ANSWER_MS, signal, graceMs: LAST_ANSWER_MS }, work);
   }
 }
 

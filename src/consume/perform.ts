@@ -2,10 +2,12 @@ import type { CallersClient, Db, Session } from '../db.js';
 import { withDeadline } from '../deferred.js';
 import { isAnswer, isRefusal } from '../errors/answer.js';
 import {
+  ConnectionError,
   type DatabaseError,
   InvalidOptionError,
   LeaseLostError,
   PermissionDeniedError,
+  SluiceError,
 } from '../errors/index.js';
 import type { Message } from '../message.js';
 import { isTransient, retrying } from '../retrying.js';
@@ -22,6 +24,8 @@ export type Perform = (work: Work) => Promise<Errors> | Errors;
 
 /** Longest wait for the server's answers at the end of a transaction, in ms. */
 const ANSWER_MS = 30_000;
+/** A handler may do other things for so long between two statements, whatever the role's time-outs say. */
+const IDLE_MS = 3_600_000;
 const RETRY = { baseMs: 50, maxMs: 2_000 };
 
 /** One call of a handler. */
@@ -87,10 +91,16 @@ export function inTransaction(call: Call, db: Db, deliveries: Deliveries, by: Se
       session.release();
       return errors;
     } catch (error) {
-      await session.rollback();
-      throw error;
+      await session.leave(error instanceof CommitInDoubt ? error.cause : error);
+      throw ended(session, error);
     }
   };
+}
+
+/** Statements of the handler on a connection that the server had ended were told nothing of the reason. */
+function ended({ lastWords }: Session, error: unknown): unknown {
+  if (!lastWords || error instanceof CommitInDoubt || error instanceof SluiceError) return error;
+  return new ConnectionError(`the transaction was lost: ${lastWords.message}`, true, { cause: lastWords });
 }
 
 /** A session in a transaction. Waiting for one is no failure of the message, as long as its lease is renewed. */
@@ -99,10 +109,12 @@ function begun(db: Db, work: Work): Promise<Session> {
   return retrying({ ...RETRY, signal: work.signal, passes }, async () => {
     const session = await db.session(work.signal);
     work.onAbandon = () => session.discard();
-    await withDeadline('beginning a transaction', ANSWER_MS, session.begin()).catch((error: unknown) => {
-      session.discard();
-      throw error;
-    });
+    await withDeadline('beginning a transaction', ANSWER_MS, session.begin('', IDLE_MS)).catch(
+      (error: unknown) => {
+        session.discard();
+        throw error;
+      },
+    );
     return session;
   });
 }

@@ -1,4 +1,5 @@
 import { SluiceError } from './base.js';
+import { endsConnection, isTransient } from './sqlstate.js';
 
 /** The server could not be reached, refused the log-in, or the connection was lost. */
 export class ConnectionError extends SluiceError {
@@ -16,13 +17,13 @@ export class ConnectionError extends SluiceError {
 }
 
 /**
- * One of several hosts answered that it takes no writes any more: it is no longer the primary. The call did nothing,
- * and made again it goes to the host that is.
+ * The server answered that it takes no writes any more, where it did before: it is no longer the primary. The call did
+ * nothing, and made again it goes to the host that is, or to the one that has taken over the address.
  */
 export class NotPrimaryError extends SluiceError {
   readonly code = 'NOT_PRIMARY';
-  constructor() {
-    super('the server takes no writes any more: it is no longer the primary');
+  constructor(options?: ErrorOptions) {
+    super('the server takes no writes any more: it is no longer the primary', options);
   }
   override get transient() {
     return true;
@@ -32,6 +33,13 @@ export class NotPrimaryError extends SluiceError {
 /** The role lacks a privilege, or the session is read-only. */
 export class PermissionDeniedError extends SluiceError {
   readonly code = 'PERMISSION_DENIED';
+  constructor(
+    message: string,
+    /** The server's SQLSTATE, where it refused it. */
+    readonly sqlState?: string,
+  ) {
+    super(message);
+  }
 }
 
 /** The queue tables are not in the schema. */
@@ -63,31 +71,28 @@ export class DatabaseError extends SluiceError {
     readonly constraint?: string,
     /** Row of the failed COPY, counted from 1, where the server named one. */
     readonly line?: number,
+    options?: ErrorOptions,
   ) {
-    super(message);
+    super(message, options);
   }
   /** Whether the server ends the connection with it: another statement on it would fail, for nothing. */
   get endsConnection(): boolean {
-    return /^(?:08|25P0[345]|57P0[1-5])/.test(this.sqlState);
+    return endsConnection(this.sqlState);
   }
   override get transient() {
-    return TRANSIENT_STATES.has(this.sqlState) || TRANSIENT_CLASSES.has(this.sqlState.slice(0, 2));
+    return isTransient(this.sqlState);
   }
 }
 
-const TRANSIENT_CLASSES = new Set([
-  '08', // connection exception
-  '40', // transaction rollback: serialization failure, deadlock
-  '53', // insufficient resources: memory, disk, connections
-]);
-const TRANSIENT_STATES = new Set([
-  '25P03', // idle in transaction timeout
-  '55P03', // lock not available (lock_timeout)
-  '57014', // query cancelled, by statement_timeout or by hand
-  '57P01', // admin shutdown, also pg_terminate_backend
-  '57P02', // crash shutdown
-  '57P03', // cannot connect now: starting up, shutting down
-]);
+/** A prepared statement's table was altered since. Prepared anew, on another connection, it works. */
+export class StalePlanError extends DatabaseError {
+  override get endsConnection() {
+    return true;
+  }
+  override get transient() {
+    return true;
+  }
+}
 
 /** The embedded PostgreSQL could not be started. The message carries the server's own words. */
 export class EmbeddedServerError extends SluiceError {

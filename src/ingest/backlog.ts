@@ -1,7 +1,7 @@
 import type { BacklogEvent } from '../../streams/sink.js';
 import { sleep } from '../backoff.js';
 import type { Db } from '../db.js';
-import { onClient } from '../on-client.js';
+import { oneTransaction } from '../on-client.js';
 import { isTransient } from '../retrying.js';
 import { countReady } from '../sql/backlog.js';
 import type { Id } from '../types.js';
@@ -57,7 +57,9 @@ export class Backlog {
     const limits = { what: 'counting ready messages', ms: ANSWER_MS, signal };
     const atMost = this.max + 1;
     try {
-      return await onClient(this.db, limits, (on) => countReady(on, this.queueId, this.maxReadCount, atMost));
+      return await oneTransaction(this.db, limits, (on) =>
+        countReady(on, this.queueId, this.maxReadCount, atMost),
+      );
     } catch (error) {
       signal.throwIfAborted();
       if (isTransient(error)) return atMost;

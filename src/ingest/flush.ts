@@ -41,8 +41,6 @@ export interface FlushTarget {
   committedRows: number;
 }
 
-/** A batch's transaction may be idle while it waits for its turn, but a client that vanished must not hold it for long. */
-const IDLE_IN_TRANSACTION_MS = 60_000;
 /** How long a retry waits for the locks of a half-dead predecessor. */
 const RETRY_LOCK_TIMEOUT_MS = 5_000;
 
@@ -90,7 +88,7 @@ async function attempt(
 ): Promise<void> {
   const { queue, worker, stream } = target;
   const lockTimeoutMs = batch.transaction && RETRY_LOCK_TIMEOUT_MS;
-  batch.transaction = await sql.beginBatch(session, queue.id, worker, IDLE_IN_TRANSACTION_MS, lockTimeoutMs);
+  batch.transaction = await sql.beginBatch(session, queue.id, worker, lockTimeoutMs);
   turn.begun();
   clock('begin');
   if (batch.commitSent) {

@@ -1,5 +1,5 @@
 import type { Db } from '../db.js';
-import { onClient } from '../on-client.js';
+import { oneTransaction } from '../on-client.js';
 import { purgeKeys } from '../sql/dedupe.js';
 
 const EVERY_MS = 60_000;
@@ -33,7 +33,7 @@ export class KeyPurge {
 
   async #purge(): Promise<void> {
     const chunk = () =>
-      onClient(this.db, { what: 'purging dedupe keys', ms: ANSWER_MS }, (on) => purgeKeys(on, CHUNK));
+      oneTransaction(this.db, { what: 'purging dedupe keys', ms: ANSWER_MS }, (on) => purgeKeys(on, CHUNK));
     while ((await chunk()) === CHUNK && !this.#ended);
   }
 }

@@ -25,7 +25,6 @@ export async function beginBatch(
   session: Session,
   queueId: Id,
   worker: Incarnation,
-  idleTimeoutMs: number,
   lockTimeoutMs: number | undefined,
 ): Promise<Transaction> {
   const { schema } = session;
@@ -35,8 +34,7 @@ export async function beginBatch(
       where w.id = ${literal(worker.id)}::bigint and w.started_at = ${literal(worker.incarnation)}::timestamptz)
     then null else ${pin} end`;
   return session.begin<Transaction>(
-    `set local idle_in_transaction_session_timeout = ${idleTimeoutMs};
-     set local lock_timeout = ${lockTimeoutMs ?? 0};
+    `set local lock_timeout = ${lockTimeoutMs ?? 0};
      set local client_min_messages = warning;
      select ${lockTimeoutMs === undefined ? look : pin}, pg_backend_pid() as pid,
        (extract(epoch from now()) * 1000000)::int8::text as "startedAtMicros"`,
