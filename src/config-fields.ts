@@ -1,4 +1,4 @@
-import { integer, number, oneOf, schemaName, strings, type Range } from './check.js';
+import { boolean, integer, number, oneOf, schemaName, strings, type Range } from './check.js';
 import { checkDsn } from './dsn.js';
 
 /**
@@ -62,9 +62,15 @@ export interface ConfigValues {
   maxStringBytes: number | undefined;
   /**
    * Deepest nesting of a payload, 0 to 10,000: the payload itself is at depth 0, what it holds at 1. pgqrs has 5.
-   * `PGQRS_VALIDATION_CONFIG.max_object_depth`, `validation_config.max_object_depth`. @default no limit
+   * `PGQRS_VALIDATION_CONFIG.max_object_depth`, `validation_config.max_object_depth`. @default 127
    */
-  maxDepth: number | undefined;
+  maxDepth: number;
+  /**
+   * Whether payloads are refused that a client of pgqrs cannot read, whose whole batch would stay leased for one of them:
+   * more than 127 arrays and objects in one another, and Number.MAX_VALUE. `false` is for queues that pgqrs never
+   * reads. Not a setting of pgqrs. `PGQRS_READABLE_BY_PGQRS`, `readable_by_pgqrs`. @default true
+   */
+  readableByPgqrs: boolean;
   /**
    * Keys that no object in a payload may have: a list of strings, which may be empty.
    * `PGQRS_VALIDATION_CONFIG.forbidden_keys`, `validation_config.forbidden_keys`.
@@ -128,7 +134,8 @@ export const CONFIG_FIELDS: { readonly [Name in ConfigFieldName]: ConfigField<Co
   pollIntervalMs:           whole('PGQRS_POLL_INTERVAL_MS',   'poll_interval_ms',           1_000,     { min: 1, max: 3_600_000 }),
   maxPayloadBytes:          whole(...validation('max_payload_size_bytes'),                  1_048_576, { min: 1, max: 268_435_455 }),
   maxStringBytes:           whole(...validation('max_string_length'),                       undefined, { min: 1, max: 268_435_455 }),
-  maxDepth:                 whole(...validation('max_object_depth'),                        undefined, { min: 0, max: 10_000 }),
+  maxDepth:                 whole(...validation('max_object_depth'),                        127,       { min: 0, max: 10_000 }),
+  readableByPgqrs:          flag('PGQRS_READABLE_BY_PGQRS',   'readable_by_pgqrs',          true),
   forbiddenKeys:            list( ...validation('forbidden_keys'),                          ['__proto__', 'constructor']),
   requiredKeys:             list( ...validation('required_keys'),                           []),
   maxEnqueuePerSecond:      field(...validation('max_enqueue_per_second'),                  undefined, positive),
@@ -161,6 +168,11 @@ function whole<Preset extends number | undefined>(
     parse: (value) => (/^\s*[+-]?\d+\s*$/.test(value) ? Number(value) : value),
     check: (name, value) => integer(name, value, range),
   };
+}
+
+function flag(env: string, key: string, preset: boolean): ConfigField<boolean> {
+  const parse = (text: string) => (text === 'true' ? true : text === 'false' ? false : text);
+  return { env, key, default: preset, parse, check: boolean };
 }
 
 function list(env: string, key: string, preset: readonly string[]): ConfigField<readonly string[]> {

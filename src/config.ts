@@ -67,7 +67,8 @@ export class Config implements Readonly<ConfigValues> {
   readonly pollIntervalMs: number;
   readonly maxPayloadBytes: number;
   readonly maxStringBytes: number | undefined;
-  readonly maxDepth: number | undefined;
+  readonly maxDepth: number;
+  readonly readableByPgqrs: boolean;
   readonly forbiddenKeys: readonly string[];
   readonly requiredKeys: readonly string[];
   readonly maxEnqueuePerSecond: number | undefined;
@@ -90,6 +91,7 @@ export class Config implements Readonly<ConfigValues> {
     this.maxPayloadBytes = field('maxPayloadBytes');
     this.maxStringBytes = field('maxStringBytes');
     this.maxDepth = field('maxDepth');
+    this.readableByPgqrs = field('readableByPgqrs');
     this.forbiddenKeys = field('forbiddenKeys');
     this.requiredKeys = field('requiredKeys');
     this.maxEnqueuePerSecond = field('maxEnqueuePerSecond');

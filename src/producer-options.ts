@@ -73,21 +73,28 @@ export function producerSettings<In, Out>(
   options: ProducerOptions<In, Out>,
 ): ProducerOptions<In, Out> {
   const given = check.options(call, options, PRODUCER);
-  const { maxPayloadBytes, maxStringBytes, maxDepth, forbiddenKeys, requiredKeys } = config;
+  const { maxPayloadBytes, maxStringBytes, maxDepth, readableByPgqrs, forbiddenKeys, requiredKeys } = config;
   const { maxEnqueuePerSecond, maxEnqueueBurst, whenRateLimited } = config;
   const { heartbeatIntervalSeconds, maxReadCount } = config;
   return {
-    ...{ maxPayloadBytes, maxStringBytes, maxDepth, forbiddenKeys, requiredKeys },
+    ...{ maxPayloadBytes, maxStringBytes, maxDepth, readableByPgqrs, forbiddenKeys, requiredKeys },
     ...{ maxEnqueuePerSecond, maxEnqueueBurst, whenRateLimited, heartbeatIntervalSeconds, maxReadCount },
     ...given,
   };
 }
 
 export function checkProducerOptions<In, Out>(options: ProducerOptions<In, Out>) {
-  const { maxPayloadBytes, maxStringBytes, maxDepth, forbiddenKeys, requiredKeys } =
+  const { maxPayloadBytes, maxStringBytes, maxDepth, readableByPgqrs, forbiddenKeys, requiredKeys } =
     options as PayloadRulesGiven;
   return {
-    payloads: new PayloadCheck({ maxPayloadBytes, maxStringBytes, maxDepth, forbiddenKeys, requiredKeys }),
+    payloads: new PayloadCheck({
+      maxPayloadBytes,
+      maxStringBytes,
+      maxDepth,
+      readableByPgqrs,
+      forbiddenKeys,
+      requiredKeys,
+    }),
     validate: options.schema === undefined ? undefined : schemaValidator(options.schema),
     limiter: checkLimiter(options),
     maxReadCount: check.integer('maxReadCount', options.maxReadCount ?? 5, { min: 1, max: 2_147_483_647 }),

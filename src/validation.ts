@@ -7,8 +7,14 @@ export interface PayloadRules {
   maxPayloadBytes: number;
   /** Longest string and key, in bytes of UTF-8. @default no limit */
   maxStringBytes: number | undefined;
-  /** Deepest nesting: the payload itself is at depth 0, what it holds at 1. @default no limit */
-  maxDepth: number | undefined;
+  /** Deepest nesting: the payload itself is at depth 0, what it holds at 1. @default 127 */
+  maxDepth: number;
+  /**
+   * Refuses what a client of pgqrs cannot read, whose whole batch would stay leased for one such payload: more than 127
+   * arrays and objects in one another, and Number.MAX_VALUE. Turn it off for queues that pgqrs never reads.
+   * @default true
+   */
+  readableByPgqrs: boolean;
   /** Keys that no object at any level may have. @default ['__proto__', 'constructor'] */
   forbiddenKeys: readonly string[];
   /** Keys that the payload must have, which must then be an object. @default none */
@@ -22,6 +28,7 @@ export const PAYLOAD_RULES: check.Names<PayloadRules> = {
   maxPayloadBytes: true,
   maxStringBytes: true,
   maxDepth: true,
+  readableByPgqrs: true,
   forbiddenKeys: true,
   requiredKeys: true,
 };
@@ -29,19 +36,27 @@ export const PAYLOAD_RULES: check.Names<PayloadRules> = {
 /** jsonb holds no longer string, and no longer object or array. */
 const LONGEST_BYTES = 268_435_455;
 
+/** Arrays and objects in one another that serde_json, pgqrs' parser, reads; the next one is "recursion limit exceeded". */
+const SERDE_NESTING = 127;
+/**
+ * The one number of JavaScript's that serde_json reads as "out of range": it multiplies out what jsonb has rounded to 17
+ * digits, and passes the largest double.
+ */
+const SERDE_LIMIT = '1.7976931348623157e+308';
+
 /**
  * Fills in the defaults and checks the ranges.
  * @throws {InvalidOptionError} naming the field
  */
 export function checkPayloadRules(options: PayloadRulesGiven): PayloadRules {
-  const { maxPayloadBytes = 1_048_576, maxStringBytes, maxDepth } = options;
+  const { maxPayloadBytes = 1_048_576, maxStringBytes, maxDepth = 127, readableByPgqrs = true } = options;
   const bytes = { min: 1, max: LONGEST_BYTES };
   return {
     maxPayloadBytes: check.integer('maxPayloadBytes', maxPayloadBytes, bytes),
     maxStringBytes:
       maxStringBytes === undefined ? undefined : check.integer('maxStringBytes', maxStringBytes, bytes),
-    maxDepth:
-      maxDepth === undefined ? undefined : check.integer('maxDepth', maxDepth, { min: 0, max: 10_000 }),
+    maxDepth: check.integer('maxDepth', maxDepth, { min: 0, max: 10_000 }),
+    readableByPgqrs: check.boolean('readableByPgqrs', readableByPgqrs),
     forbiddenKeys: check.strings('forbiddenKeys', options.forbiddenKeys ?? ['__proto__', 'constructor']),
     requiredKeys: check.strings('requiredKeys', options.requiredKeys ?? []),
   };
@@ -89,14 +104,15 @@ export class PayloadCheck {
 
   /** Whether the text leaves room for a broken rule. */
   #isSuspect(json: string): boolean {
-    const { maxStringBytes, maxDepth, requiredKeys } = this.rules;
+    const { maxStringBytes, maxDepth, readableByPgqrs, requiredKeys } = this.rules;
     // A key's end is looked for first: most of what a text holds are quotes, and a search that begins with one crawls.
     for (const { tail, needle } of this.#forbidden)
       if (json.includes(tail) && json.includes(needle)) return true;
     if (requiredKeys.length > 0) return true;
     // UTF-8 takes at most 3 bytes per UTF-16 unit.
     if (maxStringBytes !== undefined && json.length * 3 > maxStringBytes) return true;
-    return maxDepth !== undefined && hasMoreBrackets(json, maxDepth);
+    if (readableByPgqrs && json.includes(SERDE_LIMIT)) return true;
+    return nestsDeeper(json, readableByPgqrs ? Math.min(maxDepth, SERDE_NESTING) : maxDepth);
   }
 
   /** The first broken rule in pgqrs' order, which sorts keys. Sorting is put off until something is found at all. */
@@ -106,14 +122,14 @@ export class PayloadCheck {
 
   /** Without recursion: JSON may be nested deeper than the stack is. */
   #walk(payload: unknown, keysOf: (value: object) => string[]): string | undefined {
-    const { maxStringBytes = Infinity, maxDepth = Infinity } = this.rules;
+    const { maxStringBytes = Infinity, maxDepth, readableByPgqrs } = this.rules;
     const pending: Visit[] = [{ key: '', value: payload, depth: 0 }];
     for (let visit = pending.pop(); visit; visit = pending.pop()) {
       const { key, value, depth } = visit;
       const keyBytes = bytesOver(key, maxStringBytes);
       if (keyBytes) return `Key ${quoted(key)} length ${keyBytes} exceeds limit ${maxStringBytes}`;
       if (depth > maxDepth) return `Object depth ${depth} exceeds limit ${maxDepth}`;
-      const unfit = this.#unfitKey(value, depth);
+      const unfit = this.#unfitKey(value, depth) ?? (readableByPgqrs ? unreadable(value, depth) : undefined);
       if (unfit) return unfit;
       if (typeof value === 'string') {
         const bytes = bytesOver(value, maxStringBytes);
@@ -165,7 +181,12 @@ function serialise(payload: unknown, index: number | undefined): string {
   if (json === undefined) {
     throw new PayloadInvalidError(index, 'undefined, functions and symbols have no JSON form');
   }
-  if (json.includes('\\u') && REFUSED_ESCAPE.test(json)) {
+  // Pairs come from JSON.rawJSON() alone.
+  if (
+    json.includes('\\u') &&
+    REFUSED_ESCAPE.test(json) &&
+    REFUSED_ESCAPE.test(json.replace(ESCAPED_PAIR, '$1'))
+  ) {
     throw new PayloadInvalidError(index, 'jsonb stores neither NUL characters (\\u0000) nor lone surrogates');
   }
   return json;
@@ -174,15 +195,68 @@ function serialise(payload: unknown, index: number | undefined): string {
 /** `JSON.stringify` writes proper surrogate pairs raw, so an escaped surrogate is a lone one. */
 const REFUSED_ESCAPE = /(?<!\\)(?:\\\\)*\\u(?:0000|d[89a-f])/;
 
-/** V8's own refusals: cycles, BigInt, depth, length. */
-const V8_REFUSAL =
-  /^(?:Converting circular|Do not know how to serialize|Maximum call stack|Invalid string length|Cannot create a string)/;
+const ESCAPED_PAIR = /(?<!\\)((?:\\\\)*)\\ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}/gi;
+
+const NO_BIGINT =
+  'a bigint has no JSON form: give it as a string, as JSON.rawJSON(String(value)) where there is that, or give BigInt.prototype a toJSON()';
+
+/** V8's own refusals: cycles, depth, length. */
+const V8_REFUSAL = /^(?:Converting circular|Maximum call stack|Invalid string length|Cannot create a string)/;
 
 function unserialisable(error: unknown, index: number | undefined): PayloadInvalidError {
   // The first line says what it is; the rest of V8's message shows keys of the payload.
-  const [reason = ''] = error instanceof Error ? error.message.split('\n') : [];
+  const reason = messageOf(error);
+  if (reason === 'Do not know how to serialize a BigInt') return new PayloadInvalidError(index, NO_BIGINT);
   if (V8_REFUSAL.test(reason)) return new PayloadInvalidError(index, reason);
   return new PayloadInvalidError(index, 'its toJSON() or one of its getters threw', { cause: error });
+}
+
+/** The first line of it. What a toJSON() throws may itself throw when it is looked at. */
+function messageOf(error: unknown): string {
+  try {
+    return error instanceof Error ? (error.message.split('\n')[0] ?? '') : '';
+  } catch {
+    return '';
+  }
+}
+
+function unreadable(value: unknown, depth: number): string | undefined {
+  const why = (what: string) =>
+    `${what}, which clients of pgqrs cannot read (readableByPgqrs: false allows it)`;
+  if (typeof value === 'number' && Math.abs(value) >= Number.MAX_VALUE)
+    return why('a number of 1.7976931348623157e308 or more');
+  if (depth >= SERDE_NESTING && typeof value === 'object' && value !== null)
+    return why(`more than ${SERDE_NESTING} arrays and objects in one another`);
+  return undefined;
+}
+
+/** Whether more than `limit` arrays and objects are open at once. Most texts have fewer of them altogether. */
+function nestsDeeper(json: string, limit: number): boolean {
+  if (!hasMoreBrackets(json, limit)) return false;
+  let open = 0;
+  for (let at = 0; at < json.length; at++) {
+    switch (json[at]) {
+      case '"':
+        at = endOfString(json, at);
+        break;
+      case '[':
+      case '{':
+        if (++open > limit) return true;
+        break;
+      case ']':
+      case '}':
+        open--;
+    }
+  }
+  return false;
+}
+
+function endOfString(json: string, start: number): number {
+  for (let end = json.indexOf('"', start + 1); ; end = json.indexOf('"', end + 1)) {
+    let backslashes = 0;
+    while (json[end - 1 - backslashes] === '\\') backslashes++;
+    if (backslashes % 2 === 0) return end;
+  }
 }
 
 /** Each level opens with a bracket, so a text that has too few of them cannot be deeper. */

@@ -110,6 +110,6 @@ describe('PGQRS_VALIDATION_CONFIG', () => {
 
   test('is not looked for under a name with a dot', () => {
     const env = { PGQRS_DSN: DSN, 'PGQRS_VALIDATION_CONFIG.max_object_depth': '7' };
-    expect(Config.fromEnv(env).maxDepth).toBeUndefined();
+    expect(Config.fromEnv(env).maxDepth).toBe(127);
   });
 });

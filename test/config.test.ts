@@ -15,7 +15,8 @@ const DEFAULTS = {
   pollIntervalMs: 1_000,
   maxPayloadBytes: 1_048_576,
   maxStringBytes: undefined,
-  maxDepth: undefined,
+  maxDepth: 127,
+  readableByPgqrs: true,
   forbiddenKeys: ['__proto__', 'constructor'],
   requiredKeys: [],
   maxEnqueuePerSecond: undefined,
@@ -123,7 +124,7 @@ describe('a Config', () => {
       dsn: 'postgres://user:***@host/db',
     });
     for (const name of NAMES) expect(inspect(config)).toContain(`${name}: `);
-    expect(inspect(Config.fromDsn(DSN))).toContain('maxDepth: undefined');
+    expect(inspect(Config.fromDsn(DSN))).toContain('maxStringBytes: undefined');
   });
 
   test('hides the password however it is shown', () => {

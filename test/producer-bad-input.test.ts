@@ -24,7 +24,8 @@ const PAYLOADS: Calls = {
   'enqueue(1n)': {
     call: (p) => p.enqueue({ n: 1n }),
     code: 'PAYLOAD_INVALID',
-    message: 'payload cannot be stored: Do not know how to serialize a BigInt',
+    message:
+      'payload cannot be stored: a bigint has no JSON form: give it as a string, as JSON.rawJSON(String(value)) where there is that, or give BigInt.prototype a toJSON()',
   },
   'enqueue(a cycle)': {
     call: (p) => p.enqueue(cycle),

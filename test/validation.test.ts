@@ -42,7 +42,26 @@ const TABLE: readonly [what: string, payload: unknown, rules: Partial<PayloadRul
   ['an empty object at depth 0', {}, { maxDepth: 0 }],
   ['many brackets that are not deep', [[], [], [], {}, '[[[['], { maxDepth: 1 }],
   ['brackets in strings', '[[[[{{{{', { maxDepth: 0 }],
-  ['a depth near the stack of JSON.stringify', nested(3_000), { maxDepth: 3_000, maxStringBytes: 1 }],
+  ['as many arrays in one another as pgqrs reads', nested(126, []), {}],
+  ['one more', nested(127, []), {}, 'more than 127 arrays and objects in one another, which clients of pgqrs cannot read (readableByPgqrs: false allows it)'], // prettier-ignore
+  [
+    'one more, with something in it',
+    nested(128),
+    { readableByPgqrs: false },
+    'Object depth 128 exceeds limit 127',
+  ],
+  ['one more, for others', nested(127, []), { readableByPgqrs: false }],
+  ['many arrays beside one another', Array(1_000).fill(['\\"[[', { a: [] }]), {}],
+  ['the largest number that pgqrs reads', { a: [1.7976931348623155e308, -1.7976931348623155e308] }, {}],
+  ['the largest number', { a: [Number.MAX_VALUE] }, {}, 'a number of 1.7976931348623157e308 or more, which clients of pgqrs cannot read (readableByPgqrs: false allows it)'], // prettier-ignore
+  ['the largest number, negative', -Number.MAX_VALUE, {}, 'a number of 1.7976931348623157e308 or more, which clients of pgqrs cannot read (readableByPgqrs: false allows it)'], // prettier-ignore
+  ['the largest number in a text', { a: '1.7976931348623157e+308' }, {}],
+  ['the largest number, for others', Number.MAX_VALUE, { readableByPgqrs: false }],
+  [
+    'a depth near the stack of JSON.stringify',
+    nested(3_000),
+    { maxDepth: 3_000, maxStringBytes: 1, readableByPgqrs: false },
+  ],
 
   ['__proto__', parsed('{"__proto__": 1}'), {}, "Forbidden key '__proto__' found in payload"],
   ['constructor', { constructor: 1 }, {}, "Forbidden key 'constructor' found in payload"],
@@ -143,7 +162,7 @@ describe('rules', () => {
 
 /** The walk of pgqrs' validator, word for word, but for required keys of a payload that is no object. */
 function byPgqrs(value: unknown, rules: PayloadRules, depth = 0): string | undefined {
-  const { maxDepth = Infinity, maxStringBytes = Infinity, forbiddenKeys, requiredKeys } = rules;
+  const { maxDepth, maxStringBytes = Infinity, forbiddenKeys, requiredKeys } = rules;
   if (depth > maxDepth) return `Object depth ${depth} exceeds limit ${maxDepth}`;
   const object =
     typeof value === 'object' && value && !Array.isArray(value) ? new Map(Object.entries(value)) : undefined;
@@ -175,7 +194,11 @@ describe('what has no JSON form', () => {
     ['undefined', undefined, 'undefined, functions and symbols have no JSON form'],
     ['a function', () => 'secret', 'undefined, functions and symbols have no JSON form'],
     ['a cycle', cycle, 'Converting circular structure to JSON'],
-    ['a BigInt', { secret: 1n }, 'Do not know how to serialize a BigInt'],
+    [
+      'a BigInt',
+      { secret: 1n },
+      'a bigint has no JSON form: give it as a string, as JSON.rawJSON(String(value)) where there is that, or give BigInt.prototype a toJSON()',
+    ],
     ['NUL', 'secret\0', 'jsonb stores neither NUL characters (\\u0000) nor lone surrogates'],
     ['half an emoji', 'secret\ud83d', 'jsonb stores neither NUL characters (\\u0000) nor lone surrogates'],
   ])('%s', (_what, payload, reason) => {
@@ -216,6 +239,23 @@ describe('what has no JSON form', () => {
   });
 });
 
+/** What JSON writes as it stands: from Node 22 on. */
+const rawJSON = (JSON as { rawJSON?: (text: string) => unknown }).rawJSON;
+if (!rawJSON) console.warn(`tests of JSON.rawJSON skipped: Node ${process.version} has none`);
+
+test.skipIf(!rawJSON)('numbers and texts of JSON.rawJSON() come through as they are written', () => {
+  const raw = rawJSON as (text: string) => unknown;
+  const payload = {
+    id: raw('9007199254740993'),
+    list: [raw('1.10'), raw('"\\ud83d\\ude00"'), raw('"\\u0041"')],
+  };
+  expect(toJson(payload, { maxStringBytes: 4, requiredKeys: ['id'] })).toBe(
+    '{"id":9007199254740993,"list":[1.10,"\\ud83d\\ude00","\\u0041"]}',
+  );
+  expect(refusal(raw('"\\ud83d"'), {})).toMatch(/lone surrogates/);
+  expect(refusal(raw('"\\u0000"'), {})).toMatch(/NUL/);
+});
+
 test('messages name keys, never values', () => {
   const check = new PayloadCheck({ maxStringBytes: 4, maxDepth: 2 });
   for (const payload of [{ a: 'secret' }, ['secret'], { constructor: 'secret' }, { 'a key': 'secret' }]) {
@@ -246,7 +286,8 @@ describe('options', () => {
     expect(checkPayloadRules({})).toEqual({
       maxPayloadBytes: 1_048_576,
       maxStringBytes: undefined,
-      maxDepth: undefined,
+      maxDepth: 127,
+      readableByPgqrs: true,
       forbiddenKeys: ['__proto__', 'constructor'],
       requiredKeys: [],
     });

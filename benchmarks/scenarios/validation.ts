@@ -7,13 +7,16 @@ import { printTable } from '../harness/table.js';
 const NO_RULES: PayloadRules = {
   maxPayloadBytes: 268_435_455,
   maxStringBytes: undefined,
-  maxDepth: undefined,
+  maxDepth: 10_000,
+  readableByPgqrs: false,
   forbiddenKeys: [],
   requiredKeys: [],
 };
 const DEFAULT_RULES: PayloadRules = {
   ...NO_RULES,
   maxPayloadBytes: 1_048_576,
+  maxDepth: 127,
+  readableByPgqrs: true,
   forbiddenKeys: ['__proto__', 'constructor'],
 };
 /** pgqrs' own defaults. */

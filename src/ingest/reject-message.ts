@@ -11,8 +11,8 @@ export interface RejectMessage {
   heldBytes: number;
 }
 
-/** What jsonb stores, whatever the rules of the queue. */
-const STORABLE = new PayloadCheck({ maxPayloadBytes: 268_435_455, forbiddenKeys: [] });
+/** What jsonb stores and pgqrs reads, in an object of ours, whatever the rules of the queue. */
+const STORABLE = new PayloadCheck({ maxPayloadBytes: 268_435_455, maxDepth: 125, forbiddenKeys: [] });
 
 /**
  * Holds the item itself where it can be stored, else its JSON as a text, else what can be said of it.

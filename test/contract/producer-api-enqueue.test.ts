@@ -209,7 +209,10 @@ test('8: an invalid payload is a typed error, and no row is written', async () =
     [undefined, 'undefined, functions and symbols have no JSON form'],
     [() => 1, 'undefined, functions and symbols have no JSON form'],
     [circular, 'Converting circular structure to JSON'],
-    [{ to: 1n }, 'Do not know how to serialize a BigInt'],
+    [
+      { to: 1n },
+      'a bigint has no JSON form: give it as a string, as JSON.rawJSON(String(value)) where there is that, or give BigInt.prototype a toJSON()',
+    ],
     [{ to: { constructor: 1 } }, "Forbidden key 'constructor' found in payload"],
     [{ from: 'x' }, "Required key 'to' missing from payload"],
   ];

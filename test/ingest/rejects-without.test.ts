@@ -67,7 +67,8 @@ test.each([1, 2, 4])('an item that is refused here ends the stream, %i in flight
   expect(error).toMatchObject({
     code: 'PAYLOAD_INVALID',
     index: 557,
-    reason: 'Do not know how to serialize a BigInt',
+    reason:
+      'a bigint has no JSON form: give it as a string, as JSON.rawJSON(String(value)) where there is that, or give BigInt.prototype a toJSON()',
     progress: { committed: 550, position: '550' },
   });
   expect(inspect(error, { depth: 9, showHidden: true })).not.toContain('secret');

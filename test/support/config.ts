@@ -23,6 +23,7 @@ export const SAMPLES = {
   maxPayloadBytes: [1, 2, 3],
   maxStringBytes: [1, 2, 268_435_455],
   maxDepth: [0, 2, 10_000],
+  readableByPgqrs: [false, true, false],
   forbiddenKeys: [[], ['a'], ['', 'b', 'ä']],
   requiredKeys: [['id'], ['id', 'at'], ['__proto__']],
   maxEnqueuePerSecond: [0.5, 2, 1e9],
