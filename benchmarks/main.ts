@@ -1,6 +1,7 @@
 // npm run bench -- SCENARIO [--rows N] [--rounds N]; without a scenario all of them run.
 import { parseArgs } from 'node:util';
 import { batchSize } from './scenarios/batch-size.js';
+import { burst } from './scenarios/burst.js';
 import { consumePeers } from './scenarios/consume-peers.js';
 import { dedupe } from './scenarios/dedupe.js';
 import { delayed } from './scenarios/delayed.js';
@@ -21,6 +22,7 @@ const scenarios = {
   dedupe: { run: dedupe, rows: 200_000, rounds: 5 },
   latency: { run: latency, rows: 0, rounds: 200 },
   delayed: { run: delayed, rows: 0, rounds: 10 },
+  burst: { run: burst, rows: 300_000, rounds: 1 },
   'consume-peers': { run: consumePeers, rows: 100_000, rounds: 5 },
 };
 type Name = keyof typeof scenarios;

@@ -347,7 +347,7 @@ test('the system at a glance: queues, workers by status, and the version of the 
     workers: { total: 10, ready: 3, polling: 2, suspended: 2, interrupted: 2, stopped: 1 },
     ...NOTHING,
     ready: 4,
-    schemaVersion: 3,
+    schemaVersion: 4,
     pgqrs: {
       totalQueues: 2,
       totalWorkers: 10,

@@ -2,6 +2,7 @@ import { literal, type Queryable, type Session } from '../db.js';
 import type { Id } from '../types.js';
 import { insertRows } from './enqueue.js';
 import { statement } from './statement.js';
+import { micros } from './time.js';
 import type { Incarnation } from './workers.js';
 
 /** One batch's transaction on the server, named exactly: a process id alone may be somebody else's by now. */
@@ -37,7 +38,7 @@ export async function beginBatch(
     `set local lock_timeout = ${lockTimeoutMs ?? 0};
      set local client_min_messages = warning;
      select ${lockTimeoutMs === undefined ? look : pin}, pg_backend_pid() as pid,
-       (extract(epoch from now()) * 1000000)::int8::text as "startedAtMicros"`,
+       ${micros('now()')}::text as "startedAtMicros"`,
   );
 }
 
@@ -126,7 +127,7 @@ const END_TRANSACTION = statement(
   'end_transaction',
   () => `
   select pg_catalog.pg_terminate_backend(pid) from pg_catalog.pg_stat_activity
-  where pid = $1 and extract(epoch from xact_start) * 1000000 = $2 and wait_event is distinct from 'SyncRep'`,
+  where pid = $1 and ${micros('xact_start')} = $2::int8 and wait_event is distinct from 'SyncRep'`,
 );
 
 export async function endTransaction(on: Queryable, { pid, startedAtMicros }: Transaction): Promise<void> {

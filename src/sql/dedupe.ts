@@ -13,13 +13,15 @@ export const takeKeysFrom = (s: string, windowSeconds: string, keys: string) => 
   on conflict (queue_id, key) do update set expires_at = excluded.expires_at where d.expires_at <= now()
   returning key`;
 
-const TAKE_KEYS = statement('take_keys', (s) => takeKeysFrom(s, '$2::float8', 'unnest($3::text[]) as key'));
+const TAKE_KEYS = statement('take_keys', (s) =>
+  takeKeysFrom(s, '$2::float8', 'pg_catalog.unnest($3::text[]) as key'),
+);
 
 /** One chunk by one process at a time. In the order of the index, so that it is used whatever the statistics say. */
 const PURGE_KEYS = statement(
   'purge_keys',
   (s) => `
-  with mine as materialized (select pg_try_advisory_xact_lock(hashtextextended('sluice dedupe ' || $2, 0)) as got),
+  with mine as materialized (select pg_try_advisory_xact_lock(hashtextextended('sluice dedupe '::text || $2::text, 0::bigint)) as got),
   gone as (
     delete from ${s}.sluice_dedupe where ctid = any (array(
       select ctid from ${s}.sluice_dedupe where expires_at <= now() and (select got from mine)

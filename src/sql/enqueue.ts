@@ -2,6 +2,7 @@ import type { Queryable, Session } from '../db.js';
 import type { Id } from '../types.js';
 import { takeKeysFrom } from './dedupe.js';
 import { prepared, statement } from './statement.js';
+import { micros } from './time.js';
 import type { Incarnation } from './workers.js';
 
 /**
@@ -17,7 +18,7 @@ export const insertRows = (s: string, pinned = '') => `
 const enqueueText = (s: string, first: string, from: string) => `
   with ${first}pinned as materialized (select ${s}.sluice_pin($1::bigint, $2::bigint, $5::timestamptz))
   ${insertRows(s, from)}
-  returning id::text as id, (extract(epoch from now()) * 1000000)::int8::text as at`;
+  returning id::text as id, ${micros('now()')}::text as at`;
 
 const ENQUEUE = statement('enqueue', (s) => enqueueText(s, '', 'pinned,'));
 
@@ -40,7 +41,7 @@ const onceText = (s: string, first: string, from: string) => `
     insert into ${s}.pgqrs_messages (queue_id, producer_worker_id, origin, vt, payload)
     select $1, $2, 1, now() + coalesce(delay, 0) * interval '1 second', payload
     from ${from} item where key is null or key in (select key from fresh) order by place returning id)
-  select id::text as id, (extract(epoch from now()) * 1000000)::int8::text as at, null as key from inserted
+  select id::text as id, ${micros('now()')}::text as at, null as key from inserted
   union all select null, null, key from fresh`;
 
 const ENQUEUE_ONCE = statement('enqueue_once', (s) => onceText(s, '', 'pinned,'));

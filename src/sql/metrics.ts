@@ -57,14 +57,20 @@ const messageMetrics = (name: string, queues: string, messages: (s: string) => s
 
 const QUEUE_METRICS = messageMetrics(
   'queue_metrics',
-  'q.queue_name = $2',
-  (s) => `m.queue_id = (select id from ${s}.pgqrs_queues where queue_name = $2)`,
+  'q.queue_name::text = $2',
+  (s) => `m.queue_id = (select id from ${s}.pgqrs_queues where queue_name::text = $2)`,
 );
 const ALL_QUEUES_METRICS = messageMetrics('all_queues_metrics', 'true', () => 'true');
 
 /** In one array: in SYSTEM_STATS the statuses would get in the way of the messages' states. */
-const WORKER_COUNTS = `array[count(w.id), ${['ready', 'polling', 'suspended', 'interrupted', 'stopped']
-  .map((status) => `count(w.id) filter (where w.status = '${status}')`)
+const WORKER_COUNTS = `array[pg_catalog.count(w.id), ${[
+  'ready',
+  'polling',
+  'suspended',
+  'interrupted',
+  'stopped',
+]
+  .map((status) => `pg_catalog.count(w.id) filter (where w.status::text = '${status}')`)
   .join(', ')}]::float8[] as workers`;
 
 const SYSTEM_STATS = statement(
@@ -76,8 +82,8 @@ const SYSTEM_STATS = statement(
     (select ${WORKER_COUNTS} from ${s}.pgqrs_workers w) w`,
 );
 
-const STALE = `count(w.id) filter (where w.status in ('ready', 'polling')
-    and w.heartbeat_at < now() - $1 * interval '1 second')::float8 as stale`;
+const STALE = `pg_catalog.count(w.id) filter (where w.status::text in ('ready', 'polling')
+    and w.heartbeat_at < now() - $1::float8 * interval '1 second')::float8 as stale`;
 
 const WORKER_HEALTH = statement(
   'worker_health',
@@ -96,7 +102,7 @@ const WORKER_HEALTH_BY_QUEUE = statement(
 const WORKER_STATS = statement(
   'worker_stats',
   (s) => `
-  with queue as (select id from ${s}.pgqrs_queues where queue_name = $1),
+  with queue as (select id from ${s}.pgqrs_queues where queue_name::text = $1),
   w as (select * from ${s}.pgqrs_workers where queue_id = (select id from queue)),
   held as (
     select count(*) as count from ${s}.pgqrs_messages m join w on w.id = m.consumer_worker_id where m.archived_at is null)

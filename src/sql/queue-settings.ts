@@ -9,7 +9,7 @@ const set = (name: string, columns: string, values: string, update: string) =>
     name,
     (s) => `
   insert into ${s}.sluice_queues as q (queue_id, ${columns})
-  select id, ${values} from ${s}.pgqrs_queues where queue_name = $1 for key share
+  select id, ${values} from ${s}.pgqrs_queues where queue_name::text = $1 for key share
   on conflict (queue_id) do update set ${update}
   returning queue_id::text as id`,
   );
@@ -29,7 +29,7 @@ const SELECT_SETTINGS = statement(
   (s) => `
   select ${seconds('o.paused_at')} as "pausedAt", o.archive_seconds as "archiveSeconds",
     o.dead_letter_seconds as "deadLetterSeconds"
-  from ${s}.pgqrs_queues q left join ${s}.sluice_queues o on o.queue_id = q.id where q.queue_name = $1`,
+  from ${s}.pgqrs_queues q left join ${s}.sluice_queues o on o.queue_id = q.id where q.queue_name::text = $1`,
 );
 const LIST_RETENTION = statement(
   'list_retention',

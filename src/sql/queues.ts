@@ -11,7 +11,7 @@ const INSERT_QUEUE = statement(
 );
 const SELECT_QUEUE = statement(
   'select_queue',
-  (s) => `select ${COLUMNS} from ${s}.pgqrs_queues where queue_name = $1`,
+  (s) => `select ${COLUMNS} from ${s}.pgqrs_queues where queue_name::text = $1`,
 );
 const LIST_QUEUES = statement(
   'list_queues',

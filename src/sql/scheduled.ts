@@ -25,12 +25,12 @@ const CANCEL = onMessage('cancel_message', (s) => `delete from ${s}.pgqrs_messag
 const RESCHEDULE = onMessage(
   'reschedule_message',
   (s) =>
-    `update ${s}.pgqrs_messages m set vt = greatest(now(), coalesce(to_timestamp($6), now() + $5 * interval '1 second'))`,
+    `update ${s}.pgqrs_messages m set vt = greatest(now(), coalesce(to_timestamp($6::float8), now() + $5::float8 * interval '1 second'))`,
   UNTAKEN,
 );
 const EXTEND = onMessage(
   'extend_lease',
-  (s) => `update ${s}.pgqrs_messages m set vt = m.vt + $5 * interval '1 second'`,
+  (s) => `update ${s}.pgqrs_messages m set vt = m.vt + $5::float8 * interval '1 second'`,
   'm.consumer_worker_id is not null and m.vt > now()',
 );
 

@@ -4,7 +4,8 @@ import { statement } from './statement.js';
 /** One installer at a time per schema; two schemas of one database may be installed at once. */
 const TRY_INSTALL_LOCK = statement(
   'try_install_lock',
-  () => `select pg_try_advisory_xact_lock(hashtextextended('sluice install ' || $1, 0)) as got`,
+  () =>
+    `select pg_try_advisory_xact_lock(hashtextextended('sluice install '::text || $1::text, 0::bigint)) as got`,
 );
 
 /** Asks without waiting: a statement that waits holds a snapshot, for which CREATE INDEX CONCURRENTLY would wait in turn. */

@@ -41,8 +41,8 @@ export function asStep({ count, more, until, at, id }: StepRow): Step {
 }
 
 /** A time as a Place holds it. JSON's form depends on no setting but TimeZone, and names its offset. */
-export const exact = (time: string) => `to_json(${time}) #>> '{}'`;
+export const exact = (time: string) => `pg_catalog.to_json(${time}) #>> '{}'::text[]`;
 
 /** Retention is one process' business at a time, statement by statement. @param schema the parameter with its name */
 export const retentionTurn = (schema: string) =>
-  `pg_try_advisory_xact_lock(hashtextextended('sluice retention ' || ${schema}::text, 0))`;
+  `pg_try_advisory_xact_lock(hashtextextended('sluice retention '::text || ${schema}::text, 0::bigint))`;

@@ -9,7 +9,7 @@ const STOP_STALE = statement(
   (s) => `
   with stale as materialized (
     select id from ${s}.pgqrs_workers
-    where ($1::bigint is null or queue_id = $1) and status <> 'stopped'
+    where ($1::bigint is null or queue_id = $1) and status::text <> 'stopped'
       and heartbeat_at < now() - $2::float8 * interval '1 second'
     order by id for no key update)
   update ${s}.pgqrs_workers w set status = 'stopped', shutdown_at = now() from stale where w.id = stale.id
@@ -41,7 +41,7 @@ const LOCK_OLD = statement(
   'lock_old_workers',
   (s) => `
   select id::text as id from ${s}.pgqrs_workers
-  where ($1::bigint is null or queue_id = $1) and status = 'stopped'
+  where ($1::bigint is null or queue_id = $1) and status::text = 'stopped'
     and heartbeat_at < now() - $2::float8 * interval '1 second'
   order by id for update skip locked`,
 );
@@ -51,7 +51,7 @@ const DELETE_UNUSED = statement(
   'delete_unused_workers',
   (s) => `
   with used as materialized (
-    select distinct unnest(array[producer_worker_id, consumer_worker_id]) as id from ${s}.pgqrs_messages
+    select distinct pg_catalog.unnest(array[producer_worker_id, consumer_worker_id]) as id from ${s}.pgqrs_messages
     where producer_worker_id = any ($1::bigint[]) or consumer_worker_id = any ($1::bigint[]))
   delete from ${s}.pgqrs_workers w
   where w.id = any ($1::bigint[]) and not exists (select from used where used.id = w.id)

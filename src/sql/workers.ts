@@ -24,7 +24,7 @@ const REGISTER_WORKER = statement(
     insert into ${s}.pgqrs_workers as w (name, queue_id) values ($1, $2)
     on conflict (name) do update set queue_id = excluded.queue_id, started_at = now(), heartbeat_at = now(),
       shutdown_at = null, status = 'ready'
-      where w.status = 'stopped' or w.heartbeat_at < now() - $3 * interval '1 second'
+      where w.status::text = 'stopped' or w.heartbeat_at < now() - $3::float8 * interval '1 second'
     returning id, started_at),
   marked as (insert into ${s}.sluice_workers (worker_id) select id from registered on conflict do nothing)
   select id::text, ${INCARNATION} as incarnation from registered`,
@@ -50,7 +50,7 @@ const LIST_WORKERS = statement(
   (s) => `
   select ${INFO} from ${s}.pgqrs_workers
   where ($1::bigint is null or queue_id = $1)
-    and ($2::float8 is null or status <> 'stopped' and heartbeat_at < now() - $2 * interval '1 second')
+    and ($2::float8 is null or status::text <> 'stopped' and heartbeat_at < now() - $2::float8 * interval '1 second')
   order by started_at desc nulls last, id desc`,
 );
 /**
@@ -83,7 +83,7 @@ const SWEEP_STREAMS = statement(
   (s) => `
   delete from ${s}.sluice_streams where id in (
     select t.id from ${s}.sluice_streams t join ${s}.pgqrs_workers w on w.id = t.worker_id
-    where w.status = 'stopped' or w.heartbeat_at < now() - interval '1 day'
+    where w.status::text = 'stopped' or w.heartbeat_at < now() - interval '1 day'
     for update of t skip locked)`,
 );
 

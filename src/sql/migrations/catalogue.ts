@@ -46,51 +46,51 @@ const READ_CATALOGUE = statement(
   with home as (select oid from pg_catalog.pg_namespace where nspname = $1),
   relations as (
     select c.* from pg_catalog.pg_class c join home on c.relnamespace = home.oid
-    where c.relkind in ('r', 'p') and (c.relname = '_sqlx_migrations' or c.relname ~ '^(pgqrs|sluice)_'))
+    where c.relkind in ('r', 'p') and (c.relname = '_sqlx_migrations' or c.relname::text ~ '^(pgqrs|sluice)_'))
   select exists (select from home) as "schemaExists", current_user::text as role, current_database()::text as database,
     coalesce((select pg_catalog.has_schema_privilege(oid, 'CREATE') from home),
       pg_catalog.has_database_privilege(current_database(), 'CREATE')) as "mayCreate",
-    (select coalesce(jsonb_agg(relname order by relname), '[]') from relations
+    (select coalesce(pg_catalog.jsonb_agg(relname order by relname), '[]') from relations
       where not pg_catalog.pg_has_role(relowner, 'USAGE')) as "notOwned",
-    (select coalesce(jsonb_object_agg(typname, labels), '{}') from (
-      select t.typname, jsonb_agg(e.enumlabel order by e.enumsortorder) as labels
+    (select coalesce(pg_catalog.jsonb_object_agg(typname, labels), '{}') from (
+      select t.typname, pg_catalog.jsonb_agg(e.enumlabel order by e.enumsortorder) as labels
       from pg_catalog.pg_type t join home on t.typnamespace = home.oid join pg_catalog.pg_enum e on e.enumtypid = t.oid
       group by t.typname) found) as types,
-    (select coalesce(jsonb_object_agg(relname, columns), '{}') from (
-      select c.relname, jsonb_object_agg(a.attname, jsonb_build_object(
+    (select coalesce(pg_catalog.jsonb_object_agg(relname, columns), '{}') from (
+      select c.relname, pg_catalog.jsonb_object_agg(a.attname, pg_catalog.jsonb_build_object(
         'type', t.typname, 'required', a.attnotnull, 'filled', a.atthasdef or a.attidentity <> '')) as columns
       from relations c
       join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
       join pg_catalog.pg_type t on t.oid = a.atttypid
       group by c.relname) found) as tables,
-    (select coalesce(jsonb_object_agg(relname, keys), '{}') from (
-      select c.relname, jsonb_agg((
-        select string_agg(pg_catalog.pg_get_indexdef(x.indexrelid, n, false), ', ' order by n)
-        from generate_series(1, x.indnkeyatts) n)) as keys
+    (select coalesce(pg_catalog.jsonb_object_agg(relname, keys), '{}') from (
+      select c.relname, pg_catalog.jsonb_agg((
+        select pg_catalog.string_agg(pg_catalog.pg_get_indexdef(x.indexrelid, n, false), ', ' order by n)
+        from pg_catalog.generate_series(1, x.indnkeyatts) n)) as keys
       from relations c join pg_catalog.pg_index x on x.indrelid = c.oid
       where x.indisunique and x.indisvalid and x.indpred is null
       group by c.relname) found) as keys,
-    (select coalesce(jsonb_object_agg(i.relname, jsonb_build_object(
+    (select coalesce(pg_catalog.jsonb_object_agg(i.relname, pg_catalog.jsonb_build_object(
         'definition', pg_catalog.pg_get_indexdef(i.oid), 'valid', x.indisvalid)), '{}')
       from relations c join pg_catalog.pg_index x on x.indrelid = c.oid
       join pg_catalog.pg_class i on i.oid = x.indexrelid) as indexes,
-    (select coalesce(jsonb_agg(found), '[]') from (
+    (select coalesce(pg_catalog.jsonb_agg(found), '[]') from (
       select k.conname as name, c.relname as "table", target.relname as "references"
       from relations c join pg_catalog.pg_constraint k on k.conrelid = c.oid and k.contype = 'f'
       join relations target on target.oid = k.confrelid) found) as "foreignKeys",
-    (select coalesce(jsonb_object_agg(
-        p.proname || '(' || pg_catalog.pg_get_function_identity_arguments(p.oid) || ')',
-        jsonb_build_object('head', split_part(pg_catalog.pg_get_functiondef(p.oid), E'\\nAS ', 1), 'body', p.prosrc)), '{}')
+    (select coalesce(pg_catalog.jsonb_object_agg(
+        p.proname::text || '(' || pg_catalog.pg_get_function_identity_arguments(p.oid) || ')',
+        pg_catalog.jsonb_build_object('head', pg_catalog.split_part(pg_catalog.pg_get_functiondef(p.oid), E'\\nAS ', 1), 'body', p.prosrc)), '{}')
       from pg_catalog.pg_proc p join home on p.pronamespace = home.oid
-      where p.prokind = 'f' and p.proname ~ '^sluice_') as functions,
-    (select coalesce(jsonb_object_agg(c.relname || '.' || t.tgname, jsonb_build_object(
+      where p.prokind = 'f' and p.proname::text ~ '^sluice_') as functions,
+    (select coalesce(pg_catalog.jsonb_object_agg(c.relname::text || '.' || t.tgname::text, pg_catalog.jsonb_build_object(
         -- The function's name would be qualified or not, as the session's search_path has it.
-        'definition', split_part(pg_catalog.pg_get_triggerdef(t.oid), ' EXECUTE FUNCTION ', 1),
+        'definition', pg_catalog.split_part(pg_catalog.pg_get_triggerdef(t.oid), ' EXECUTE FUNCTION ', 1),
         'calls', (select p.proname from pg_catalog.pg_proc p join home on p.pronamespace = home.oid where p.oid = t.tgfoid),
         'enabled', t.tgenabled in ('O', 'A'))), '{}')
       from relations c join pg_catalog.pg_trigger t on t.tgrelid = c.oid and not t.tgisinternal
-      where t.tgname ~ '^sluice_') as triggers,
-    (select coalesce(jsonb_object_agg(relname, to_jsonb(reloptions)), '{}')
+      where t.tgname::text ~ '^sluice_') as triggers,
+    (select coalesce(pg_catalog.jsonb_object_agg(relname, pg_catalog.to_jsonb(reloptions)), '{}')
       from relations where reloptions is not null) as settings`,
 );
 
