@@ -1,7 +1,9 @@
 import type { Db, Session } from '../db.js';
 import { orAbort } from '../deferred.js';
+import { isAnswer } from '../errors/answer.js';
 import {
   DatabaseError,
+  SluiceError,
   StreamFencedError,
   StreamNotFoundError,
   StreamRegressedError,
@@ -119,8 +121,9 @@ async function attempt(
     await sql.advanceAndCommit(session, queue.id, worker, stream, step);
     committed(target, batch, target.committedRows + rows.count);
   } catch (error) {
+    // Refused it is not in; what an earlier attempt left unanswered may be.
+    if (error instanceof SluiceError && isAnswer(error)) batch.commitSent = commitSent;
     if (!(error instanceof DatabaseError && error.sqlState === RAISED.streamMoved)) throw error;
-    batch.commitSent = commitSent;
     await session.script('rollback');
     const ledger = await confirmStream(session, stream.id);
     if (!isCommitted(target, ledger, turn.seq)) throw error;

@@ -9,8 +9,9 @@ import {
   type WritableOptions,
 } from '../../src/index.js';
 import { eventually } from '../support/eventually.js';
+import { type Link, saysCommitted } from '../support/proxy.js';
 import { numbered, type Scenario, scenario } from '../support/scenario.js';
-import { closed, counted, expectNothingLeft, numbers } from './support.js';
+import { behindProxy, closed, counted, expectNothingLeft, numbers } from './support.js';
 
 interface Item {
   n: number;
@@ -316,6 +317,45 @@ async function* waitsFor(count: number, signal: () => AbortSignal): AsyncGenerat
   yield* numbered(count);
   await new Promise((resolve) => signal().addEventListener('abort', resolve));
 }
+
+test('a COMMIT that the server refuses leaves no doubt, and the ledger is not asked', async () => {
+  const behind = await behindProxy();
+  const { pool, schema: s, proxy } = behind;
+  await pool.query(`
+    create function ${s}.refuse() returns trigger language plpgsql as $$
+    begin raise exception 'not on Sundays' using errcode = '42501'; end $$;
+    create constraint trigger refuse after insert on ${s}.pgqrs_messages deferrable initially deferred
+      for each row when ((new.payload->>'n')::int = 25) execute function ${s}.refuse()`);
+  let asked = 0;
+  proxy.judge = ({ data }) => {
+    if (!data.includes('sluice:fence_stream')) return 'pass';
+    asked++;
+    return 'hole';
+  };
+  const error = await failureOf(behind.through.ingest(numbered(100), OPTIONS));
+  expect(error).toMatchObject({ code: 'PERMISSION_DENIED' });
+  expect(asked).toBe(0);
+  await expectExact(behind, error.progress, 20);
+});
+
+test('a ledger row that is lost while a COMMIT is unanswered leaves the last batch in doubt', async () => {
+  const behind = await behindProxy();
+  const { pool, schema, proxy } = behind;
+  let held: Link | undefined;
+  let commits = 0;
+  proxy.judge = (bytes) => {
+    if (held || !saysCommitted(bytes) || ++commits !== 3) return 'pass';
+    held = bytes.link;
+    return 'drop';
+  };
+  const loading = failureOf(behind.through.ingest(numbered(100), { ...OPTIONS, concurrency: 1 }));
+  await eventually('the third batch to be in', async () => held && (await behind.count()) === 30);
+  await pool.query(`delete from ${schema}.sluice_streams`);
+  held!.cut();
+  const error = await loading;
+  expect(error).toMatchObject({ code: 'STREAM_NOT_FOUND' });
+  expect(error.progress).toEqual({ committed: 20, position: '20', inDoubt: true });
+});
 
 /** A promise that is rejected with that, as it is, and that nobody has to handle. */
 function rejection(reason: unknown): Promise<never> {
