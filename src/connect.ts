@@ -87,7 +87,7 @@ export class Sluice implements AsyncDisposable {
     this.#assertOpen();
     const settings = consumerSettings('sluice.consumer()', this.config, options);
     const queue = await this.admin.getQueue(queueName);
-    return this.#own(await Consumer.open(this.#db, queue, this.#listener, false, settings));
+    return this.#own(await Consumer.open(this.#db, queue, this.#listener, settings));
   }
 
   /** Closes every producer and consumer, then the connections. Twice is fine. */

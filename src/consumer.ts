@@ -34,13 +34,14 @@ import {
   type LeaseOptions,
   type MessagesOptions,
 } from './consumer-options.js';
-import { Db } from './db.js';
+import type { Db } from './db.js';
 import { settledWithin } from './deferred.js';
 import { Doorbell } from './doorbell.js';
 import { WorkerHasPendingMessagesError } from './errors/index.js';
 import { Housekeeping } from './housekeeping.js';
-import { Listener } from './listener.js';
+import type { Listener } from './listener.js';
 import type { Message, ReleaseOptions } from './message.js';
+import { overPool } from './over-pool.js';
 import type { Delivery } from './sql/settle.js';
 import type { IdLike, Queue } from './types.js';
 import { type Registration, Worker } from './worker.js';
@@ -71,8 +72,8 @@ export class Consumer extends Worker {
     db: Db,
     readonly queue: Queue,
     private readonly listener: Listener,
-    /** The Db and the listener are this consumer's alone. */
-    private readonly alone: boolean,
+    /** Called when it is closed. */
+    private readonly leaveShared: () => Promise<void>,
     registration: Registration,
     options: ReturnType<typeof checkOptions>,
   ) {
@@ -118,7 +119,8 @@ export class Consumer extends Worker {
   }
 
   /**
-   * Registers a consumer over a pool of the caller's, with a connection of its own for notifications.
+   * Registers a consumer over a pool of the caller's, with one more connection for notifications,
+   * which all consumers over that pool share.
    * @throws {WorkerAlreadyActiveError} a live worker has that hostname and port
    */
   static async create(options: ConsumerCreateOptions): Promise<Consumer> {
@@ -126,11 +128,11 @@ export class Consumer extends Worker {
     const { pool, queue, config, ...given } = check.options(call, options, CONSUMER_CREATE);
     const settings = consumerSettings(call, Config.of(config), given);
     check.queue('queue', queue);
-    const db = Db.over(check.pool('pool', pool), config.schema);
+    const { db, listener, leave } = overPool(check.pool('pool', pool), config.schema);
     try {
-      return await Consumer.open(db, queue, new Listener(db), true, settings);
+      return await Consumer.open(db, queue, listener, settings, leave);
     } catch (error) {
-      await db.close();
+      await leave();
       throw error;
     }
   }
@@ -140,12 +142,12 @@ export class Consumer extends Worker {
     db: Db,
     queue: Queue,
     listener: Listener,
-    alone: boolean,
     options: ConsumerOptions,
+    leaveShared = () => Promise.resolve(),
   ): Promise<Consumer> {
     const checked = checkOptions(options);
     const registration = await Worker.register(db, queue, options);
-    return new Consumer(db, queue, listener, alone, registration, checked);
+    return new Consumer(db, queue, listener, leaveShared, registration, checked);
   }
 
   /** Claims the next message that is due. @returns nothing when none is @throws as `dequeueMany` */
@@ -342,11 +344,10 @@ export class Consumer extends Worker {
     await Promise.all(closing);
     await this.#doorbell.quiet();
     this.listener.off('listening', this.#onListening).off('deaf', this.#onDeaf);
-    if (this.alone) await this.listener.close();
     try {
       await super.close();
     } finally {
-      if (this.alone) await this.db.close();
+      await this.leaveShared();
     }
   }
 

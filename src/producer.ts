@@ -5,6 +5,7 @@ import * as check from './check.js';
 import { Config } from './config.js';
 import { type CallersClient, Db, type Queryable } from './db.js';
 import { Doorbell } from './doorbell.js';
+import { overPool } from './over-pool.js';
 import { ClosedError } from './errors/index.js';
 import type { OutgoingRow } from './ingest/call.js';
 import { Backlog } from './ingest/backlog.js';
@@ -93,13 +94,13 @@ export class Producer<In = unknown, Out = In> extends Worker {
     const { pool, queue, config, ...given } = check.options(call, options, PRODUCER_CREATE);
     const settings = producerSettings<In, Out>(call, Config.of(config), given);
     check.queue('queue', queue);
-    const db = Db.over(check.pool('pool', pool), config.schema);
+    const { db, leave } = overPool(check.pool('pool', pool), config.schema);
     try {
       const producer = await Producer.open(db, queue, settings);
-      producer.once('closed', () => void db.close());
+      producer.once('closed', () => void leave());
       return producer;
     } catch (error) {
-      await db.close();
+      await leave();
       throw error;
     }
   }

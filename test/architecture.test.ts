@@ -37,6 +37,7 @@ const FLOORS: readonly (readonly string[])[] = [
     'streams/',
     'src/listen-link',
     'src/listener',
+    'src/over-pool',
     'src/doorbell',
     'src/message',
     'src/coalescer',

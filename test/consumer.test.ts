@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import pg from 'pg';
 import { expect, test } from 'vitest';
 import { channelOf } from '../src/doorbell.js';
-import { Config, Consumer, type Message, WorkerFencedError } from '../src/index.js';
+import { Config, Consumer, type Message, Producer, WorkerFencedError } from '../src/index.js';
 import { eventually, within } from './support/eventually.js';
 import { numbered, scenario, type Scenario } from './support/scenario.js';
 import { spied } from './support/spied.js';
@@ -403,4 +403,41 @@ test('a consumer over a pool of the caller leaves it open and nothing else behin
     ]);
     return rows.length === 0;
   });
+});
+
+test('consumers and producers over one pool share one connection for notifications and a small pool', async () => {
+  const s = await scenario();
+  const application = `own-${s.schema}`;
+  const pool = new pg.Pool({ connectionString: s.url, application_name: application, max: 2 });
+  const config = Config.fromDsnWithSchema(s.url, s.schema);
+  const options = { pool, queue: s.queue, config };
+  const patient = { ...options, pollIntervalMs: 3_600_000 };
+  const consumers = await Promise.all(Array.from({ length: 20 }, () => Consumer.create(patient)));
+  const producer = await Producer.create(options);
+  const got: number[] = [];
+  const listening = once(consumers[0]!, 'listening');
+  for (const consumer of consumers) {
+    consumer
+      .messages<{ n: number }>()
+      .on('data', ({ payload }: Message<{ n: number }>) => got.push(payload.n));
+  }
+  await listening;
+  for (let n = 0; n < 5; n++) await producer.enqueue({ n });
+  await eventually('all messages', () => got.length === 5);
+  const connections = async () => {
+    const { rows } = await s.pool.query(`select from pg_stat_activity where application_name = $1`, [
+      application,
+    ]);
+    return rows.length;
+  };
+  // The caller's, two of the small pool, and the one that listens.
+  expect(await connections()).toBeLessThanOrEqual(5);
+  // Those that are left still hear.
+  await Promise.all(consumers.slice(1).map((consumer) => consumer.close()));
+  await producer.close();
+  await enqueue(s, 1);
+  await eventually('one more', () => got.length === 6);
+  await consumers[0]!.close();
+  await pool.end();
+  await eventually('no connection is left', async () => (await connections()) === 0);
 });

@@ -27,7 +27,7 @@ async function listeningRuns() {
   const handled: string[] = [];
   const consumers: Consumer[] = [];
   const started = async (queue: typeof rare, pollIntervalMs: number) => {
-    const consumer = await Consumer.open(db, queue, listener, false, { pollIntervalMs });
+    const consumer = await Consumer.open(db, queue, listener, { pollIntervalMs });
     consumers.push(consumer);
     const run = consumer.run<string>(({ payload }) => handled.push(payload));
     run.catch(() => undefined);
