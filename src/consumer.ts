@@ -10,6 +10,7 @@ import { batch, single } from './consume/perform.js';
 import { QueueSource } from './consume/queue-source.js';
 import { type Messages, reading } from './consume/reading.js';
 import { Runs } from './consume/runs.js';
+import { turnsOf } from './consume/turns.js';
 import {
   type BatchHandler,
   checkRunOptions,
@@ -359,6 +360,7 @@ export class Consumer extends Worker {
       },
       nextDueMs: (hurry) => this.#deliveries.nextDueMs(hurry),
       subscribe: (wake) => this.#subscribe(wake),
+      turns: turnsOf(this.listener, this.#doorbell.channel),
       pollIntervalMs: this.#pollIntervalMs,
       onClaimError: (error) => queueMicrotask(() => this.emit('claimError', error)),
     });
@@ -367,11 +369,9 @@ export class Consumer extends Worker {
   /** A change of state is a wake too: a stream that waits for messages must hear that there will be none. */
   #subscribe(wake: () => void): () => void {
     const stopWatching = this.watchReadiness(wake);
-    const stopListening = this.listener.subscribe(this.#doorbell.channel, wake);
     this.#wakes.add(wake);
     return () => {
       stopWatching();
-      stopListening();
       this.#wakes.delete(wake);
     };
   }

@@ -2,6 +2,7 @@ import type { Room } from '../../streams/claim-loop.js';
 import { backoffMs, sleep } from '../backoff.js';
 import { type Deferred, deferred, orAbort } from '../deferred.js';
 import { SluiceError } from '../errors/index.js';
+import type { Turns, Waiter } from './turns.js';
 
 /** A queue as its consumer sees it. */
 export interface QueueSourceOptions<M> {
@@ -9,8 +10,10 @@ export interface QueueSourceOptions<M> {
   claim: (room: Room, hurry: AbortSignal) => Promise<M[]>;
   /** ms until the next message is due; nothing when none is waiting. */
   nextDueMs: (hurry: AbortSignal) => Promise<number | undefined>;
-  /** Has `wake` called whenever messages may have come. */
+  /** Has `wake` called whenever this consumer should look, whoever else does. */
   subscribe: (wake: () => void) => () => void;
+  /** Of all that wait for the queue. */
+  turns: Turns;
   pollIntervalMs: number;
   onClaimError: (error: Error) => void;
 }
@@ -25,13 +28,19 @@ const BETWEEN_EMPTY_CLAIMS_MS = 5;
  * When to claim from a queue. After a claim that came back short it waits until the next message is due, a wake, or
  * the poll interval, whichever is first. A wake is a hint that shortens the wait; polling is what can be relied on.
  */
-export class QueueSource<M> {
+export class QueueSource<M> implements Waiter {
   /** Settled by a wake. A new one before each claim, so that a wake during the claim is not missed. */
   #woken: Deferred<void> = deferred();
   readonly #unsubscribe: () => void;
+  readonly #leave: () => void;
 
   constructor(private readonly options: QueueSourceOptions<M>) {
-    this.#unsubscribe = options.subscribe(() => this.#woken.resolve());
+    this.#unsubscribe = options.subscribe(() => this.wake());
+    this.#leave = options.turns.join(this);
+  }
+
+  wake(): void {
+    this.#woken.resolve();
   }
 
   /** A server that is away comes back: a stream outlives it. */
@@ -39,7 +48,9 @@ export class QueueSource<M> {
     for (let failures = 1; ; failures++) {
       this.#woken = deferred();
       try {
-        return await this.options.claim(room, signal);
+        const messages = await this.options.claim(room, signal);
+        this.options.turns.claimed(this, messages.length, messages.length === room.limit);
+        return messages;
       } catch (error) {
         if (!(error instanceof SluiceError && error.transient) || signal.aborted) throw error;
         this.options.onClaimError(error);
@@ -52,21 +63,26 @@ export class QueueSource<M> {
     const pauseMs = await this.#pauseMs(empty, signal);
     if (empty > 1) await sleep(BETWEEN_EMPTY_CLAIMS_MS, signal);
     const timer = new AbortController();
+    const { turns } = this.options;
+    turns.fellAsleep(this);
     try {
       await orAbort(Promise.race([this.#woken.promise, sleep(pauseMs, timer.signal)]), signal);
     } finally {
       timer.abort();
+      turns.wokeUp(this);
     }
   }
 
   close(): void {
     this.#unsubscribe();
+    this.#leave();
   }
 
   async #pauseMs(empty: number, signal: AbortSignal): Promise<number> {
     // No answer is no reason to stop: the next claim will tell.
     const dueMs = await this.options.nextDueMs(signal).catch(() => undefined);
     if (dueMs === 0) return empty <= 1 ? 0 : backoffMs(empty, DUE_BUT_EMPTY);
-    return Math.min(Math.ceil(dueMs ?? Infinity), this.options.pollIntervalMs * (0.9 + Math.random() * 0.2));
+    if (dueMs !== undefined) this.options.turns.dueIn(dueMs);
+    return this.options.pollIntervalMs * (0.9 + Math.random() * 0.2);
   }
 }
