@@ -15,6 +15,7 @@ import {
   SchemaMismatchError,
   WorkerInUseError,
 } from './errors/index.js';
+import { inSteps, STEP_ENTRIES } from './in-steps.js';
 import type { QueueMetrics, SystemStats, WorkerHealthStats, WorkerStats } from './metrics.js';
 import * as migrate from './migrate.js';
 import { MAX_SECONDS } from './pages.js';
@@ -40,6 +41,11 @@ import { WorkerHandle } from './worker-handle.js';
 
 /** PostgreSQL indexes the name, and an index entry holds at most about 2,700 bytes. */
 const MAX_QUEUE_NAME_BYTES = 2_000;
+
+/** Messages of a queue in use that are counted. */
+const MAX_COUNTED = 1_000;
+
+const FOREIGN_KEY_VIOLATION = '23503';
 
 /** The operator's side: the schema, the queues, the workers. Needs no worker of its own. */
 export class Admin implements AsyncDisposable {
@@ -132,33 +138,45 @@ export class Admin implements AsyncDisposable {
   }
 
   /**
-   * Deletes an empty queue.
+   * Deletes an empty queue. What keeps it is found by indexes, but for archived messages: those are looked for in the
+   * whole table, once, by the delete itself.
    * @throws {QueueNotFoundError}
    * @throws {QueueInUseError} workers, messages (archived ones too) or pgqrs workflows still refer to it
    */
   async deleteQueue(name: string): Promise<void> {
     const { id } = await this.getQueue(name);
-    // Asked first without any lock: the answer may take a look at every message.
     await this.#refuseInUse(name, id);
     try {
       if (!(await this.db.transaction((session) => queues.deleteQueue(session, id))))
         throw new QueueNotFoundError(name);
     } catch (error) {
-      // Somebody was faster.
-      if (isReferenced(error)) await this.#refuseInUse(name, id);
-      throw error;
+      if (!isReferenced(error)) throw error;
+      await this.#refuseInUse(name, id); // where something came meanwhile
+      throw new QueueInUseError(name, 0, 1, 0); // an archived message
     }
   }
 
   /**
-   * Deletes all messages of a queue, leased and archived ones too, but no worker (pgqrs deletes those as well).
+   * Deletes all messages of a queue, leased and archived ones too, but no worker (pgqrs deletes those as well). Walks
+   * over all messages in statements of 10,000, each of which is done when it is done: interrupted, it goes on when it is
+   * called again. What was committed before the call goes; what producers add meanwhile may stay or go.
    * @returns how many messages went
    * @throws {QueueNotFoundError}
-   * @throws {DatabaseError} 23503: runs of a pgqrs workflow refer to some of them; none was deleted
+   * @throws {DatabaseError} 23503: runs of a pgqrs workflow refer to some of them, which stay; all others are gone
    */
   async purgeQueue(name: string): Promise<number> {
     const { id } = await this.getQueue(name);
-    return this.db.transaction((session) => queues.purgeQueue(session, id));
+    let kept = 0;
+    const gone = await inSteps(this.db, 'purging the queue', async (on, walk) => {
+      const step = await queues.purgeQueue(on, id, walk, STEP_ENTRIES);
+      kept += step.kept;
+      return step;
+    });
+    if (kept === 0) return gone;
+    throw new DatabaseError(
+      `${gone} message(s) are gone; ${kept} stay, since runs of a pgqrs workflow refer to them`,
+      FOREIGN_KEY_VIOLATION,
+    );
   }
 
   /**
@@ -415,14 +433,14 @@ export class Admin implements AsyncDisposable {
   }
 
   async #refuseInUse(name: string, id: Id): Promise<void> {
-    const { workers, messages, workflows } = await queues.countQueueUse(this.db, id);
+    const { workers, messages, workflows } = await queues.countQueueUse(this.db, id, MAX_COUNTED);
     if (workers + messages + workflows > 0) throw new QueueInUseError(name, workers, messages, workflows);
   }
 }
 
-/** foreign_key_violation: from a key, or from one of our triggers in its place. */
+/** From a key, or from one of our triggers in its place. */
 function isReferenced(error: unknown): boolean {
-  return error instanceof DatabaseError && error.sqlState === '23503';
+  return error instanceof DatabaseError && error.sqlState === FOREIGN_KEY_VIOLATION;
 }
 
 function checkSeconds(field: string, seconds: number): number {

@@ -1,9 +1,12 @@
 import * as check from './check.js';
 import type { Db } from './db.js';
 import { inLists, inSteps, STEP_ENTRIES } from './in-steps.js';
-import { checkPage, checkTime, MAX_SECONDS, PAGE, pageOf, type PageOptions } from './pages.js';
+import { checkIdCursor, checkLimit, checkTime, MAX_SECONDS, PAGE, type PageOptions } from './pages.js';
 import * as sql from './sql/archive.js';
 import type { IdLike, MessagePage, Queue, StoredMessage } from './types.js';
+
+/** Statements of one page, each of which looks at STEP_ENTRIES messages at most. */
+const STEPS_PER_PAGE = 10;
 
 /** Which messages of an archive are meant. */
 export interface ArchiveFilter {
@@ -40,14 +43,37 @@ export class Archive {
   ) {}
 
   /**
-   * A page of it, newest first. Whatever happens in between, following the cursors shows each message at most once, and
-   * passes over none that stays. Reads the whole messages table.
+   * A page of it, the highest ids, which were enqueued last, first. Whatever happens in between, following the cursors
+   * shows each message at most once, and passes over none that stays.
+   *
+   * A page looks at 100,000 messages of all queues and states at most: where few of them are meant it is short, even
+   * empty, and the end is where there is no cursor.
    * @throws {QueueNotFoundError}
+   * @example
+   * let cursor: string | undefined;
+   * do {
+   *   const page = await archive.list({ cursor });
+   *   for (const { id } of page.messages) console.log(id);
+   *   cursor = page.cursor;
+   * } while (cursor);
    */
   async list<T = unknown>(options: ListArchiveOptions = {}): Promise<MessagePage<StoredMessage<T>>> {
     const { limit: wanted, cursor, ...filter } = check.options('archive.list()', options, LIST_ARCHIVE);
-    const { limit, place } = checkPage({ limit: wanted, cursor });
-    return pageOf(await sql.listArchive<T>(this.db, await this.#meant(filter), place, limit + 1), limit);
+    const limit = checkLimit(wanted);
+    let before = checkIdCursor(cursor);
+    const meant = await this.#meant(filter);
+    const messages: StoredMessage<T>[] = [];
+    for (let steps = 0; steps < STEPS_PER_PAGE; steps++) {
+      // One more than wanted says whether there is another page.
+      const missing = limit + 1 - messages.length;
+      const step = await sql.listArchive<T>(this.db, meant, before, missing, STEP_ENTRIES);
+      messages.push(...step.messages);
+      if (messages.length > limit)
+        return { messages: messages.slice(0, limit), cursor: messages[limit - 1]?.id };
+      if (step.last === null) return { messages, cursor: undefined };
+      before = step.last;
+    }
+    return { messages, cursor: before ?? undefined };
   }
 
   /** Reads the whole messages table. @throws {QueueNotFoundError} */

@@ -5,7 +5,6 @@ import { retainArchive } from './sql/archive.js';
 import { retainDeadLetters } from './sql/dead-letters.js';
 import { sweepExhausted, type Sweep } from './sql/exhausted.js';
 import { listRetention } from './sql/queue-settings.js';
-import { BEGINNING, type Step, type Walk } from './sql/walk.js';
 import { Pulse } from './worker-pulse.js';
 
 /** Statements that one round grants the archive of all queues, and the dead letters of each. */
@@ -26,14 +25,13 @@ export interface HousekeepingOptions extends Sweep {
 /**
  * What somebody must do now and then: bury messages of the queue that were delivered as often as allowed, and delete
  * what any queue has kept for long enough. Every consumer does it; what one is at, the others leave alone. Each round
- * is bounded, in statements of bounded size; what it leaves is for the next.
+ * is bounded, in statements of bounded size. Retention goes on where any process has stopped: its places are in the
+ * database.
  */
 export class Housekeeping {
   readonly #pulse: Pulse;
   readonly #stopping = new AbortController();
   #round: Promise<void> | undefined;
-  /** Where retention goes on, of walks that are not at their end: what may not go must not hide what comes after it. */
-  readonly #walks = new Map<string, Walk>();
   /** Errors of the last round. */
   #told = new Set<string>();
 
@@ -62,15 +60,15 @@ export class Housekeeping {
     };
     await attempt(() => this.#sweep());
     await attempt(async () => {
+      const { intervalSeconds } = this.options;
       const queues = await this.#answer(listRetention);
       if (queues.some(({ archiveSeconds }) => archiveSeconds !== null))
-        await attempt(() => this.#retain('archive', retainArchive));
+        await attempt(() => this.#retain((on) => retainArchive(on, intervalSeconds, STEP_ENTRIES)));
       for (const { queueId, deadLetterSeconds } of queues) {
         if (deadLetterSeconds === null) continue;
+        const meant = { queueId, olderThanSeconds: deadLetterSeconds };
         await attempt(() =>
-          this.#retain(`dead letters of ${queueId}`, (on, walk, limit) =>
-            retainDeadLetters(on, queueId, deadLetterSeconds, walk, limit),
-          ),
+          this.#retain((on) => retainDeadLetters(on, meant, intervalSeconds, STEP_ENTRIES)),
         );
       }
     });
@@ -81,17 +79,12 @@ export class Housekeeping {
     await this.#answer((on) => sweepExhausted(on, this.options, null, STEP_ENTRIES));
   }
 
-  async #retain(what: string, retain: Retain): Promise<void> {
-    let walk: Walk | undefined = this.#walks.get(what) ?? BEGINNING;
-    this.#walks.delete(what);
-    for (let steps = 0; walk && steps < STEPS_PER_ROUND; steps++) {
+  /** @param step one of the walk; says whether there is more to do for this process now */
+  async #retain(step: (on: Queryable) => Promise<boolean>): Promise<void> {
+    for (let steps = 0, more = true; more && steps < STEPS_PER_ROUND; steps++) {
       if (this.#stopping.signal.aborted) return;
-      const from: Walk = walk;
-      const step: Step | undefined = await this.#answer((on) => retain(on, from, STEP_ENTRIES));
-      if (!step) return; // somebody else is at it
-      walk = step.next;
+      more = await this.#answer(step);
     }
-    if (walk) this.#walks.set(what, { ...walk, until: null });
   }
 
   #answer<T>(work: (on: Queryable) => Promise<T>): Promise<T> {
@@ -108,6 +101,3 @@ export class Housekeeping {
     if (!known && !this.#stopping.signal.aborted) queueMicrotask(() => this.options.onError(error));
   }
 }
-
-/** One statement of retention; nothing when it is another process' turn. */
-type Retain = (on: Queryable, walk: Walk, limit: number) => Promise<Step | undefined>;

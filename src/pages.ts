@@ -2,6 +2,7 @@ import * as check from './check.js';
 import { InvalidOptionError } from './errors/index.js';
 import { shown } from './shown.js';
 import type { Place } from './sql/walk.js';
+import type { Id } from './types.js';
 
 /** Longest age that may be asked for: a hundred years. */
 export const MAX_SECONDS = 3_153_600_000;
@@ -15,8 +16,20 @@ export interface PageOptions {
 
 export const PAGE: check.Names<PageOptions> = { limit: true, cursor: true };
 
-export function checkPage({ limit = 100, cursor }: PageOptions): { limit: number; place: Place | null } {
-  return { limit: check.integer('limit', limit, { min: 1, max: 10_000 }), place: placeOf(cursor) };
+export function checkPage({ limit, cursor }: PageOptions): { limit: number; place: Place | null } {
+  return { limit: checkLimit(limit), place: placeOf(cursor) };
+}
+
+export function checkLimit(limit = 100): number {
+  return check.integer('limit', limit, { min: 1, max: 10_000 });
+}
+
+/** A cursor that is an id. */
+export function checkIdCursor(cursor: unknown): Id | null {
+  if (cursor === undefined) return null;
+  if (typeof cursor !== 'string' || !/^\d{1,19}$/.test(cursor) || BigInt(cursor) > MAX_ID)
+    throw notACursor(cursor);
+  return cursor;
 }
 
 /** @returns seconds since 1970; null when no time is given */
@@ -44,9 +57,12 @@ const MAX_ID = 9223372036854775807n;
 function placeOf(cursor: unknown): Place | null {
   if (cursor === undefined) return null;
   const [, at, id] = (typeof cursor === 'string' && CURSOR.exec(cursor)) || [];
-  if (at === undefined || id === undefined || Number.isNaN(Date.parse(at)) || BigInt(id) > MAX_ID) {
-    const got = typeof cursor === 'string' ? shown(cursor) : typeof cursor;
-    throw new InvalidOptionError('cursor', 'the cursor of an earlier page', got);
-  }
+  if (at === undefined || id === undefined || Number.isNaN(Date.parse(at)) || BigInt(id) > MAX_ID)
+    throw notACursor(cursor);
   return { at, id };
+}
+
+function notACursor(cursor: unknown): InvalidOptionError {
+  const got = typeof cursor === 'string' ? shown(cursor) : typeof cursor;
+  return new InvalidOptionError('cursor', 'the cursor of an earlier page', got);
 }

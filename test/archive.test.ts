@@ -1,13 +1,15 @@
 import { expect, test } from 'vitest';
+import { Archive } from '../src/archive.js';
 import { InvalidOptionError, QueueNotFoundError } from '../src/index.js';
 import { failures, put, putDead, referTo } from './support/dead-messages.js';
+import { explained } from './support/explained.js';
 import { numbered, scenario, type Scenario } from './support/scenario.js';
 import { spied } from './support/spied.js';
 
 const putDone = (here: Pick<Scenario, 'pool' | 'schema' | 'queue'>, count: number, age = `interval '0'`) =>
   put(here, { count, columns: { archived_at: `now() - (${age})` } });
 
-test('the archive has what was done, newest first, page by page; dead letters are not in it', async () => {
+test('the archive has what was done, the highest ids first, page by page; dead letters are not in it', async () => {
   const here = await scenario();
   await (await here.producer()).ingest(numbered(2));
   const consumer = await here.consumer();
@@ -21,19 +23,56 @@ test('the archive has what was done, newest first, page by page; dead letters ar
   expect(await archive.count()).toBe(3);
   const first = await archive.list({ limit: 2 });
   expect(first.messages).toEqual([
+    await here.sluice.admin.getMessage(old!),
     await here.sluice.admin.getMessage(two!.id),
-    await here.sluice.admin.getMessage(one!.id),
   ]);
   await putDone(here, 1); // newer: not on a later page
   await archive.delete(two!.id);
   const second = await archive.list({ limit: 2, cursor: first.cursor });
-  expect(second.messages.map(({ id }) => id)).toEqual([old]);
+  expect(second.messages.map(({ id }) => id)).toEqual([one!.id]);
   expect(second.cursor).toBeUndefined();
-  const archivedAfter = first.messages[1]!.archivedAt!;
+  const archivedAfter = second.messages[0]!.archivedAt!;
   expect((await archive.list({ archivedBefore: archivedAfter })).messages.map(({ id }) => id)).toEqual([old]);
   expect(await archive.count({ archivedAfter })).toBe(2);
   expect(await archive.count({ archivedBefore: archivedAfter })).toBe(1);
 });
+
+test('the pages together show all that is meant, however little of the table that is', async () => {
+  const here = await scenario();
+  const queue = await here.sluice.admin.createQueue('other');
+  const first = await putDone(here, 5);
+  await putDone({ ...here, queue }, 210_000);
+  const last = await putDone(here, 5);
+  const archive = here.sluice.admin.archive('work');
+  const pages: string[][] = [];
+  let cursor: string | undefined;
+  do {
+    const page = await archive.list({ limit: 5, cursor });
+    pages.push(page.messages.map(({ id }) => id));
+    cursor = page.cursor;
+  } while (cursor);
+  expect(pages).toEqual([last.toReversed(), [], first.toReversed()]);
+}, 120_000);
+
+test('a page of a long archive reads a small part of the table, the first one and those after it', async () => {
+  const here = await scenario();
+  await putDone(here, 150_000);
+  const { pool, schema } = here;
+  await pool.query(`vacuum analyze ${schema}.pgqrs_messages`);
+  const { rows } = await pool.query<{ pages: number }>(
+    `select relpages as pages from pg_class where oid = '${schema}.pgqrs_messages'::regclass`,
+  );
+  const { db, read } = explained(here);
+  const archive = new Archive(db, () => Promise.resolve(here.queue));
+  let cursor: string | undefined;
+  for (const limit of [50, 50, 1_000]) {
+    read.buffers = 0;
+    const page = await archive.list({ limit, cursor });
+    expect(page.messages).toHaveLength(limit);
+    expect(read.buffers).toBeLessThan(rows[0]!.pages / 5 + 4 * limit);
+    cursor = page.cursor;
+  }
+}, 120_000);
 
 test('a purge deletes what was done that long ago, and neither dead letters nor what is in the queue', async () => {
   const here = await scenario();

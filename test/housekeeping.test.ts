@@ -16,6 +16,8 @@ function housekeeping(
   const pool = new pg.Pool({ connectionString: url.href, max: 2 });
   pool.on('error', () => undefined);
   const statements: string[] = [];
+  /** Those that did a step of a walk that is shared. */
+  const turns: string[] = [];
   let held: Promise<void> | undefined;
   pool.on('connect', (client) => {
     const query = client.query.bind(client) as (...args: unknown[]) => Promise<unknown>;
@@ -23,6 +25,7 @@ function housekeeping(
       const answer = await query(...args);
       const name = /sluice:(\w+)/.exec(String(args[0]))?.[1];
       if (name) statements.push(name);
+      if (name && (answer as pg.QueryResult<{ turn?: boolean }>).rows?.[0]?.turn) turns.push(name);
       if (name) await held;
       return answer;
     }) as unknown as typeof client.query;
@@ -44,7 +47,8 @@ function housekeeping(
     const from = count('list_retention');
     await eventually(`${more} rounds`, () => count('list_retention') >= from + more);
   };
-  return { keeper, errors, statements, count, rounds, hold: (until: Promise<void>) => (held = until) };
+  const steps = () => turns.filter((name) => name === 'retain_archive').length;
+  return { keeper, errors, statements, steps, count, rounds, hold: (until: Promise<void>) => (held = until) };
 }
 
 test('exhausted messages of the queue become dead letters, and not those of other queues', async () => {
@@ -115,14 +119,57 @@ test('much goes in chunks, a bounded number in each round, and the next round go
   expect(await admin.deadLetters('work').count()).toBe(105_000);
 }, 180_000);
 
+/** Done messages that are kept for longer than any test lasts. */
+async function keptFor(here: Scenario, seconds: number, count: number): Promise<void> {
+  await put(here, { count, columns: { archived_at: 'now()' } });
+  await here.sluice.admin.setRetention('work', { archiveSeconds: seconds });
+}
+
+test('processes share one walk over the archive: together they take the steps of one', async () => {
+  const here = await scenario();
+  await keptFor(here, 1_000_000, 125_000);
+  const [one, other] = [housekeeping(here), housekeeping(here)];
+  await eventually('the walk to end', () => one.steps() + other.steps() >= 13, 60_000);
+  await Promise.all([one.rounds(3), other.rounds(3)]);
+  expect(one.steps() + other.steps()).toBe(13);
+  expect([...one.errors, ...other.errors]).toEqual([]);
+}, 120_000);
+
+test('a process goes on where the one before it has stopped', async () => {
+  const here = await scenario();
+  await keptFor(here, 1_000_000, 125_000);
+  const first = housekeeping(here, { intervalSeconds: 3 });
+  await eventually('a round of the first', () => first.steps() === 10, 60_000);
+  await first.keeper.stop();
+  const second = housekeeping(here);
+  await eventually('the walk to end', () => second.steps() >= 3, 60_000);
+  await second.rounds(3);
+  expect(second.steps()).toBe(3);
+}, 120_000);
+
+test('a walk begins anew when the one before has rested for a hundredth of what is kept', async () => {
+  const here = await scenario();
+  await keptFor(here, 1, 1);
+  const keeper = housekeeping(here);
+  await eventually('the message to be deleted by a later walk', async () => (await here.count()) === 0);
+  expect(keeper.steps()).toBeGreaterThanOrEqual(2);
+  await keptFor(here, 100_000, 1);
+  await keeper.rounds(2);
+  const walked = keeper.steps();
+  await keeper.rounds(5);
+  expect(keeper.steps()).toBe(walked);
+});
+
 test('one process at a time deletes what is old; the others go on with the rest', async () => {
   const here = await scenario();
   await here.sluice.admin.setRetention('work', { archiveSeconds: 0, deadLetterSeconds: 0 });
   const client = await here.pool.connect();
   await client.query('begin');
-  await client.query(`select pg_advisory_xact_lock(hashtextextended('sluice retention ' || $1, 0))`, [
-    `"${here.schema}"`,
-  ]);
+  await client.query(
+    `insert into ${here.schema}.sluice_walks (name) values ('archive'), ('dead letters of ' || ${here.queue.id})`,
+  );
+  await client.query('commit; begin');
+  await client.query(`select from ${here.schema}.sluice_walks for update`);
   await put(here, { count: 1, columns: { archived_at: 'now()' } });
   const [exhausted] = await put(here, { count: 1, columns: { read_ct: '5' } });
   const { rounds, count, errors } = housekeeping(here);
@@ -145,7 +192,7 @@ test('a role without DELETE is told so once, and again when it comes back; the s
     grant usage on schema ${schema} to ${role};
     grant select on all tables in schema ${schema} to ${role};
     grant update on ${schema}.pgqrs_messages to ${role};
-    grant insert, update on ${schema}.sluice_failures to ${role}`);
+    grant insert, update on ${schema}.sluice_failures, ${schema}.sluice_walks to ${role}`);
   onTestFinished(async () => {
     await pool.query(`drop owned by ${role}`);
     await pool.query(`drop role ${role}`);

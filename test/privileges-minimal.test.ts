@@ -104,7 +104,13 @@ const CASES: { block: Block; besides?: Block; needed: Needed }[] = [
     block: 'consumer-retention',
     besides: 'consumer',
     needed: {
-      'clear the archive': ['delete pgqrs_messages', 'select (message_id) pgqrs_workflow_runs'],
+      'clear the archive': [
+        'delete pgqrs_messages',
+        'select (message_id) pgqrs_workflow_runs',
+        'select sluice_walks',
+        'insert (name) sluice_walks',
+        'update (after_at, after_id, ended_at) sluice_walks',
+      ],
     },
   },
   {

@@ -1,11 +1,13 @@
 import type { Room } from '../../streams/claim-loop.js';
 import type { CallersClient, Db, Session } from '../db.js';
 import { isAnswer, tookTooLong } from '../errors/answer.js';
+import { STEP_ENTRIES } from '../in-steps.js';
 import { type Holder, Message } from '../message.js';
 import { oneTransaction } from '../on-client.js';
 import * as claims from '../sql/claim.js';
 import { type Persistence, retrying } from '../retrying.js';
 import * as settle from '../sql/settle.js';
+import type { Place } from '../sql/walk.js';
 import type { Incarnation } from '../sql/workers.js';
 import type { StoredMessage } from '../types.js';
 import { type Acknowledgement, Acknowledgements, Asked } from './acknowledgements.js';
@@ -231,11 +233,18 @@ export class Deliveries implements Holder {
   /** How many messages of the queue this consumer has not settled, expired ones too. */
   async countHeld(): Promise<number> {
     const { claimable, worker, fenced } = this.options;
-    // Leases have no index of their own: in a long queue this may take its time.
-    const held = await this.#answered('counting held messages', (on) =>
-      settle.countHeldMessages(on, claimable.queueId, worker),
-    );
-    if (held === undefined) throw fenced();
+    let held = 0;
+    // Leases have no index of their own: in a long queue this takes many steps.
+    let after: Place | undefined;
+    do {
+      const place = after;
+      const step = await this.#answered('counting held messages', (on) =>
+        settle.countHeldMessages(on, claimable.queueId, worker, place, STEP_ENTRIES),
+      );
+      if (!step) throw fenced();
+      held += step.count;
+      after = step.next;
+    } while (after);
     return held;
   }
 

@@ -23,6 +23,7 @@ export class QueueInUseError extends SluiceError {
   constructor(
     readonly queue: string,
     readonly workers: number,
+    /** Counted up to 1,000; archived ones, which have no index, only where nothing else is found, and then as one. */
     readonly messages: number,
     /** Workflows of pgqrs. */
     readonly workflows: number,

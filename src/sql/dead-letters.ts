@@ -4,7 +4,20 @@ import { replayed } from './replay.js';
 import { statement } from './statement.js';
 import { asStored, storedColumns, type StoredRow } from './stored-rows.js';
 import { date, seconds } from './time.js';
-import { asStep, exact, type Place, retentionTurn, type Step, type StepRow, type Walk } from './walk.js';
+import {
+  asStep,
+  exact,
+  FIRST_ID,
+  movePlace,
+  type Place,
+  sharedPlace,
+  sharedStep,
+  type SharedStepRow,
+  type Step,
+  type StepRow,
+  takeStep,
+  type Walk,
+} from './walk.js';
 
 /*
  * A dead letter is an archived message with a row in sluice_failures of the same moment. pgqrs' replay_dlq brings a
@@ -63,36 +76,54 @@ const changeNamed = (name: string, change: keyof typeof CHANGES) =>
   select count(*)::float8 as count from changed`,
   );
 
-/**
- * Walks along the index, from the oldest on, and looks at no more than `$8` entries: what it may not touch, or what
- * somebody else is at, is passed over.
- * @param turn whether this statement may do anything
- */
-const changeNext = (name: string, change: keyof typeof CHANGES, turn = 'true') =>
+/** What a step changes of the entries that it has `looked` at: what it may not touch, or what is locked, is passed over. */
+const changeLooked = (s: string, to: keyof typeof CHANGES, which = 'true') => `
+  picked as materialized (
+    select m.ctid as at from looked f join ${s}.pgqrs_messages m on m.id = f.id
+    where ${which} and m.archived_at = f.dead_at ${MAY[to](s)}
+    for update of m skip locked),${CHANGES[to](s)}`;
+
+const LAST_LOOKED = 'select dead_at, id from looked order by dead_at desc, id desc limit 1';
+
+/** Walks along the index, from the oldest on, and looks at no more than `$8` entries. */
+const changeNext = (name: string, to: keyof typeof CHANGES) =>
   statement(
     name,
     (s) => `
-  with bounds as materialized (
-    select coalesce($5::timestamptz, now() - $9::float8 * interval '1 second') as until, ${turn} as turn),
+  with bounds as materialized (select coalesce($5::timestamptz, now()) as until),
   looked as materialized (
     select f.message_id as id, f.dead_at, f.reason from ${s}.sluice_failures f
-    where ${IN_TIME} and (select turn from bounds) and f.dead_at <= (select until from bounds)
+    where ${IN_TIME} and f.dead_at <= (select until from bounds)
       and ($6::timestamptz is null or (f.dead_at, f.message_id) > ($6, $7::bigint))
-    order by f.dead_at, f.message_id limit $8),
-  picked as materialized (
-    select m.ctid as at from looked f join ${s}.pgqrs_messages m on m.id = f.id
-    where ${BY_REASON} and m.archived_at = f.dead_at ${MAY[change](s)}
-    for update of m skip locked),${CHANGES[change](s)}
-  select (select count(*) from changed)::float8 as count, (select count(*) from looked) = $8 as more, turn,
+    order by f.dead_at, f.message_id limit $8),${changeLooked(s, to, BY_REASON)}
+  select (select count(*) from changed)::float8 as count, (select count(*) from looked) = $8 as more,
     ${exact('until')} as until, ${exact('l.dead_at')} as at, l.id::text as id
-  from bounds left join (select dead_at, id from looked order by dead_at desc, id desc limit 1) l on true`,
+  from bounds left join (${LAST_LOOKED}) l on true`,
   );
+
+/** The walk over the dead letters of the queue `$4`: one that is kept for a workflow must not hide those behind it. */
+const RETAIN_NEXT = statement(
+  'retain_dead_letters',
+  (s) => `
+  with ${sharedPlace(s, '$1', '$2::float8')},
+  looked as materialized (
+    select f.message_id as id, f.dead_at from ${s}.sluice_failures f
+    where f.queue_id = $4 and f.dead_at <= now() - $5::float8 * interval '1 second' and exists (select from mine)
+      and (f.dead_at, f.message_id) > (select coalesce(after_at, '-infinity'), coalesce(after_id, ${FIRST_ID}) from mine)
+    order by f.dead_at, f.message_id limit $3),${changeLooked(s, 'purge')},
+  ${movePlace(
+    s,
+    '$1',
+    `select (select count(*) from looked) = $3 as more, l.dead_at as at, l.id
+      from (select 1) one left join (${LAST_LOOKED}) l on true`,
+  )}
+  select (select count(*) from looked) = $3 as more, ${sharedStep(s, '$1')}`,
+);
 
 const REPLAY_NAMED = changeNamed('replay_dead_letters_by_id', 'replay');
 const PURGE_NAMED = changeNamed('purge_dead_letters_by_id', 'purge');
 const REPLAY_NEXT = changeNext('replay_dead_letters', 'replay');
 const PURGE_NEXT = changeNext('purge_dead_letters', 'purge');
-const RETAIN_NEXT = changeNext('retain_dead_letters', 'purge', retentionTurn('$10'));
 
 /** Which dead letters of a queue are meant. */
 export interface DeadLettersMeant {
@@ -159,23 +190,25 @@ export async function changeDeadLetters(
 ): Promise<Step> {
   const text = change === 'replay' ? REPLAY_NEXT : PURGE_NEXT;
   const place = [until, after?.at ?? null, after?.id ?? null];
-  const [row] = (await on.query(text(on.schema), [...filterOf(meant), ...place, limit, 0])) as [StepRow];
+  const [row] = (await on.query(text(on.schema), [...filterOf(meant), ...place, limit])) as [StepRow];
   return asStep(row);
 }
 
-/** Deletes dead letters older than that. @returns nothing when it is another process' turn */
+/**
+ * A step of the walk that deletes dead letters older than that.
+ * @param restSeconds least time between two walks @param limit entries to look at
+ * @returns whether there is more to do for this process now
+ */
 export async function retainDeadLetters(
   on: Queryable,
-  queueId: Id,
-  olderThanSeconds: number,
-  { after, until }: Walk,
+  { queueId, olderThanSeconds }: { queueId: Id; olderThanSeconds: number },
+  restSeconds: number,
   limit: number,
-): Promise<Step | undefined> {
-  const values = [queueId, null, null, null, until, after?.at ?? null, after?.id ?? null];
-  const [row] = (await on.query(RETAIN_NEXT(on.schema), [...values, limit, olderThanSeconds, on.schema])) as [
-    StepRow,
-  ];
-  return row.turn ? asStep(row) : undefined;
+): Promise<boolean> {
+  const name = `dead letters of ${queueId}`;
+  return takeStep(on, name, () =>
+    on.query<SharedStepRow>(RETAIN_NEXT(on.schema), [name, restSeconds, limit, queueId, olderThanSeconds]),
+  );
 }
 
 function filterOf({ queueId, reason, deadAfter, deadBefore }: DeadLettersMeant) {

@@ -1,6 +1,7 @@
 import type { Queryable, Session } from '../db.js';
 import type { Id } from '../types.js';
 import { prepared, statement } from './statement.js';
+import { exact, FIRST_ID, type Place } from './walk.js';
 import type { Incarnation } from './workers.js';
 
 /** One delivery of a message: renewals change `vt`, so only the count tells it from the next one. */
@@ -31,13 +32,23 @@ const RENEW = statement(
   (s) => `select held, renewed from ${s}.sluice_renew($1, $2, $3, $4, $5)`,
 );
 
-/** One row with the count, or none when the incarnation is over: its successor's leases are not counted. */
+/**
+ * Looks at no more than `$6` messages of the queue that became due after the incarnation began: no lease of its ends
+ * before that. One row, or none when the incarnation is over: its successor's leases are not counted.
+ */
 const COUNT_HELD = statement(
   'count_held_messages',
   (s) => `
-  select (select count(*) from ${s}.pgqrs_messages m
-    where m.queue_id = $1 and m.consumer_worker_id = w.id and m.archived_at is null)::int as count
-  from ${s}.pgqrs_workers w where w.id = $2 and w.started_at = $3::timestamptz`,
+  with me as materialized (
+    select id, started_at from ${s}.pgqrs_workers where id = $2 and started_at = $3::timestamptz),
+  looked as materialized (
+    select m.vt, m.id, m.consumer_worker_id as holder from ${s}.pgqrs_messages m
+    where m.queue_id = $1 and m.archived_at is null and m.vt >= (select started_at from me)
+      and (m.vt, m.id) > (coalesce($4::timestamptz, '-infinity'), coalesce($5, ${FIRST_ID}))
+    order by m.vt, m.id limit $6)
+  select (select count(*) from looked where holder = me.id)::int as count,
+    (select count(*) from looked) = $6 as more, ${exact('last.vt')} as at, last.id::text as id
+  from me left join (select vt, id from looked order by vt desc, id desc limit 1) last on true`,
 );
 
 /** What becomes of a message that is not done. */
@@ -137,14 +148,25 @@ export function releaseMessages(
   );
 }
 
-/** @returns how many messages of the queue the worker has not settled, expired ones too; nothing when it is fenced */
+/**
+ * A step of counting what the worker has not settled of the queue, expired leases too.
+ * @param limit messages to look at @returns also where the next step goes on; nothing when the worker is fenced
+ */
 export async function countHeldMessages(
   on: Queryable,
   queueId: Id,
   { id, incarnation }: Incarnation,
-): Promise<number | undefined> {
-  const [row] = await on.query<{ count: number }>(COUNT_HELD(on.schema), [queueId, id, incarnation]);
-  return row?.count;
+  after: Place | undefined,
+  limit: number,
+): Promise<{ count: number; next: Place | undefined } | undefined> {
+  const place = [after?.at ?? null, after?.id ?? null];
+  const [row] = await on.query<{ count: number; more: boolean; at: string | null; id: Id | null }>(
+    COUNT_HELD(on.schema),
+    [queueId, id, incarnation, ...place, limit],
+  );
+  if (!row) return undefined;
+  const next = row.more && row.at !== null && row.id !== null ? { at: row.at, id: row.id } : undefined;
+  return { count: row.count, next };
 }
 
 /** Deliveries as parameters: arrays as the server writes them, which are put together faster than the driver does it. */

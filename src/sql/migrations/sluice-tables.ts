@@ -67,6 +67,17 @@ export const SLUICE_TABLES: readonly Piece[] = [
     dead_letter_seconds float8`,
   ),
 
+  // How far the walks of retention have come, which all processes share: behind `after`, or where that is null at the
+  // beginning. The row's lock is the turn.
+  table(
+    'sluice_walks',
+    () => `
+    name text primary key,
+    after_at timestamptz,
+    after_id bigint,
+    ended_at timestamptz`,
+  ),
+
   // Who wrote last: null a foreign client; 1 a producer of ours; 2 or 3, by turns, a claim of ours that handed the message
   // out to wait for a handler; 4 or 5, by turns, one whose handler begins. So the triggers that check references row by row
   // can leave our rows alone, since we have pinned already: inserts of ours set it and claims of ours change it. And the
