@@ -16,6 +16,7 @@ import {
   runsAlone,
   VERSION,
 } from './sql/migrations/index.js';
+import { retrying } from './retrying.js';
 import * as schemaSql from './sql/schema.js';
 
 const INSTALL_LOCK_WAIT_MS = 60_000;
@@ -27,6 +28,11 @@ const LOCK_TIMEOUT_MS = 500;
 const LOCK_WAIT_MS = 60_000;
 /** One pass makes the tables, one what belongs to them; then nothing may be left. */
 const PASSES = 3;
+
+/** How long a pgqrs' install() that is under way is waited for. One that has failed keeps its lock, for half an hour perhaps. */
+const PGQRS_WAIT_MS = 5_000;
+/** What another client has made since the catalogue was read is looked at again. */
+const MADE_MEANWHILE = { retries: 5, baseMs: 50, maxMs: 500, passes: isMadeMeanwhile };
 
 const LOCK_NOT_AVAILABLE = '55P03';
 const DEADLOCK_DETECTED = '40P01';
@@ -41,12 +47,19 @@ interface Difference {
  * Brings the schema to what this version needs. On an empty schema in one transaction; over tables in use step by
  * step, indexes without blocking writers. Every pass asks the catalogue first, so an interrupted run is simply run again.
  */
-export async function install(db: Db): Promise<void> {
+export function install(db: Db): Promise<void> {
+  return retrying(MADE_MEANWHILE, () => attemptInstall(db));
+}
+
+async function attemptInstall(db: Db): Promise<void> {
+  const catalogue = await readCatalogue(db, db.schemaName);
   // Needs neither the lock nor any privilege when there is nothing to do, as at most starts of most processes.
-  if (differences(await readCatalogue(db, db.schemaName)).length === 0) return;
+  if (differences(catalogue).length === 0) return;
+  const apart = apartFromPgqrs(catalogue.database);
   const found = await holding(() =>
     db.transaction(async (session) => {
-      if (!(await schemaSql.tryInstallLock(session, db.schemaName))) return undefined;
+      if (!(await schemaSql.tryInstallLock(session, db.schemaName)) || !(await apart(session)))
+        return undefined;
       const { tables } = await readCatalogue(session, db.schemaName);
       if (tables.pgqrs_messages) return 'in use';
       await mend(session, db.schemaName, async (steps) => {
@@ -55,8 +68,28 @@ export async function install(db: Db): Promise<void> {
       return 'finished';
     }),
   );
-  if (found === 'in use') await installOnline(db);
+  if (found === 'in use') await installOnline(db, apart);
 }
+
+/** Whether a transaction may change the schema now: it has pgqrs' lock, or has waited for that long enough. */
+type Apart = (session: Session) => Promise<boolean>;
+
+/**
+ * Keeps our changes and pgqrs' install() out of each other's way: for each transaction, since one that had its lock
+ * while indexes are built would have pgqrs wait in a statement whose snapshot the build waits for.
+ */
+function apartFromPgqrs(database: string): Apart {
+  const deadline = performance.now() + PGQRS_WAIT_MS;
+  return async (session) => (await schemaSql.tryPgqrsLock(session, database)) || performance.now() > deadline;
+}
+
+/** Somebody else's tables, types, functions or rows of bookkeeping have come since the catalogue was read. */
+function isMadeMeanwhile(error: unknown): boolean {
+  return error instanceof DatabaseError && DUPLICATES.has(error.sqlState);
+}
+
+/** duplicate table (and index), object, schema, column, function; and a key of the catalogue's or the bookkeeping's */
+const DUPLICATES = new Set(['42P07', '42710', '42P06', '42701', '42723', '23505']);
 
 /**
  * Everything in which the schema differs from what this version needs, in words; empty when all is well.
@@ -112,7 +145,7 @@ export async function uninstall(db: Db): Promise<void> {
  * for: a lock of the session would stay behind, on a server connection of others, where a pooler hands out another
  * one for every transaction.
  */
-async function installOnline(db: Db): Promise<void> {
+async function installOnline(db: Db, apart: Apart): Promise<void> {
   const lock = await db.urgent.session();
   try {
     await holding(async () => {
@@ -124,7 +157,7 @@ async function installOnline(db: Db): Promise<void> {
       await lock.script('rollback');
       return undefined;
     });
-    await mendOnline(db);
+    await mendOnline(db, apart);
     await lock.commit(); // fails where the lock was lost on the way
     lock.release();
   } catch (error) {
@@ -133,14 +166,14 @@ async function installOnline(db: Db): Promise<void> {
   }
 }
 
-async function mendOnline(db: Db): Promise<void> {
+async function mendOnline(db: Db, apart: Apart): Promise<void> {
   const session = await db.session();
   try {
     const hurried = await schemaSql.hasTimeouts(session);
     if (hurried) await session.script(schemaSql.SESSION_WITHOUT_TIMEOUTS);
     await mend(session, db.schemaName, async (steps) => {
       if (steps.some(runsAlone)) for (const sql of steps) await session.query(sql);
-      else await givingWay(() => shortTransaction(session, steps));
+      else await givingWay(() => shortTransaction(session, steps, apart));
     });
     if (hurried) await session.script(schemaSql.SESSION_AS_BEFORE);
     session.release();
@@ -181,14 +214,19 @@ function differences(found: Catalogue): Difference[] {
   });
 }
 
-async function shortTransaction(session: Session, steps: readonly string[]): Promise<void> {
-  await session.begin(schemaSql.lockTimeout(LOCK_TIMEOUT_MS));
-  try {
-    for (const sql of steps) await session.query(sql);
-    await session.commit();
-  } catch (error) {
-    await session.script('rollback');
-    throw error;
+async function shortTransaction(session: Session, steps: readonly string[], apart: Apart): Promise<void> {
+  for (;;) {
+    await session.begin(schemaSql.lockTimeout(LOCK_TIMEOUT_MS));
+    try {
+      const now = await apart(session);
+      if (now) for (const sql of steps) await session.query(sql);
+      await session.commit();
+      if (now) return;
+    } catch (error) {
+      await session.script('rollback');
+      throw error;
+    }
+    await delay(50);
   }
 }
 

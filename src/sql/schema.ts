@@ -1,3 +1,4 @@
+import { crc32 } from 'node:zlib';
 import type { Queryable } from '../db.js';
 import { statement } from './statement.js';
 
@@ -11,6 +12,21 @@ const TRY_INSTALL_LOCK = statement(
 /** Asks without waiting: a statement that waits holds a snapshot, for which CREATE INDEX CONCURRENTLY would wait in turn. */
 export async function tryInstallLock(on: Queryable, schemaName: string): Promise<boolean> {
   const [row] = await on.query<{ got: boolean }>(TRY_INSTALL_LOCK(on.schema), [schemaName]);
+  return row?.got === true;
+}
+
+const TRY_PGQRS_LOCK = statement(
+  'try_pgqrs_install_lock',
+  () => `select pg_try_advisory_xact_lock($1::bigint) as got`,
+);
+
+/**
+ * The lock under which pgqrs' install() works, which is that of sqlx' migrator: one for the whole database. Theirs is of
+ * the session; ours ends with the transaction, so that none stays behind on a pooler's connection.
+ */
+export async function tryPgqrsLock(on: Queryable, database: string): Promise<boolean> {
+  const key = 0x3d32ad9en * BigInt(crc32(database));
+  const [row] = await on.query<{ got: boolean }>(TRY_PGQRS_LOCK(on.schema), [key.toString()]);
   return row?.got === true;
 }
 

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import { eventually, within } from '../support/eventually.js';
 import { numbered } from '../support/scenario.js';
@@ -16,6 +17,18 @@ describe.skipIf(missing !== undefined)('pgqrs 0.15.3', () => {
     await peer.do('install');
     await peer.do('verify');
     await sluice.admin.verify();
+  });
+
+  test('installs while we do, and both succeed', async () => {
+    for (let round = 0; round < 4; round++) {
+      const { peer, sluice } = await both();
+      await expect(peer.do('count')).rejects.toThrow(PeerError); // connected, and nothing is installed
+      const theirs = peer.do('install');
+      await delay(round * 5); // each round another moment of it
+      await Promise.all([theirs, sluice.admin.install()]);
+      await peer.do('verify');
+      await sluice.admin.verify();
+    }
   });
 
   test.each(['copy', 'insert'] as const)('reads field by field what we write by %s', async (method) => {

@@ -1,8 +1,16 @@
 import type { Piece } from './piece.js';
 import { bookkeeping, table, type } from './piece.js';
 
-/** pgqrs' migrations: version (there is no 5), description, SHA-384 of the file. */
-const MIGRATIONS: readonly (readonly [version: number, description: string, checksum: string])[] = [
+/**
+ * pgqrs' migrations: version (there is no 5), description, SHA-384 of the file, and that of a later edition of the file
+ * which makes the same tables.
+ */
+const MIGRATIONS: readonly (readonly [
+  version: number,
+  description: string,
+  checksum: string,
+  later?: string,
+])[] = [
   [
     1,
     'create worker status enum',
@@ -27,9 +35,13 @@ const MIGRATIONS: readonly (readonly [version: number, description: string, chec
     6,
     'create workflow tables',
     '6df4919f0208ce174be4aef9e8752615426a1346b1f641a4de5389254b68d92da14a27c58e61aa81207d7263c61b9723',
+    // pgqrs' main branch after 0.15.3: the status CANCELLING and CANCELLED of workflows.
+    'da7689e4422499597ca8397871fe99892fe7b8b6747ae4a264cdb347afe49f71f5d6750db4f5b02b000888a1669adaf6',
   ],
 ];
-const CHECKSUMS = new Map(MIGRATIONS.map(([version, , checksum]) => [String(version), checksum]));
+const CHECKSUMS = new Map(
+  MIGRATIONS.map(([version, , ...checksums]) => [String(version), checksums as readonly string[]]),
+);
 
 const MIGRATIONS_TABLE = table(
   '_sqlx_migrations',
@@ -138,11 +150,11 @@ export const PGQRS_TABLES: readonly Piece[] = [
     ...MIGRATIONS_TABLE,
     // It may hold migrations of another application too.
     remove: (found) =>
-      Object.entries(found.pgqrsMigrations).every(
-        ([version, { checksum }]) => CHECKSUMS.get(version) === checksum,
+      Object.entries(found.pgqrsMigrations).every(([version, { checksum }]) =>
+        CHECKSUMS.get(version)?.includes(checksum),
       )
         ? (MIGRATIONS_TABLE.remove?.(found) ?? [])
         : [],
   },
-  ...MIGRATIONS.map(([version, description, checksum]) => bookkeeping(version, description, checksum)),
+  ...MIGRATIONS.map(([version, description, ...checksums]) => bookkeeping(version, description, checksums)),
 ];

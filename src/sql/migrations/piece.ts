@@ -210,15 +210,22 @@ export function storage(on: string, settings: Readonly<Record<string, string>>):
   };
 }
 
-/** A row of pgqrs' migration bookkeeping: version, description, SHA-384 of its migration file. */
-export function bookkeeping(version: number, description: string, checksum: string): Piece {
+/**
+ * A row of pgqrs' migration bookkeeping.
+ * @param checksums of the editions of its migration file that will do; the first is written
+ */
+export function bookkeeping(
+  version: number,
+  description: string,
+  checksums: readonly (string | undefined)[],
+): Piece {
   return {
     on: '_sqlx_migrations',
     differs: ({ pgqrsMigrations }) => {
       const is = pgqrsMigrations[version];
       if (!is) return `pgqrs migration ${version} is not in _sqlx_migrations`;
       if (!is.success) return `pgqrs migration ${version} (${description}) failed half-way`;
-      return is.checksum === checksum
+      return checksums.includes(is.checksum)
         ? undefined
         : `pgqrs migration ${version} (${description}) has another checksum: installed by a pgqrs other than 0.15.2 or 0.15.3`;
     },
@@ -227,10 +234,10 @@ export function bookkeeping(version: number, description: string, checksum: stri
         ? []
         : [
             `insert into ${schema}._sqlx_migrations (version, description, success, checksum, execution_time)
-             values (${version}, ${literal(description)}, true, '\\x${checksum}', 0) on conflict (version) do nothing`,
+             values (${version}, ${literal(description)}, true, '\\x${checksums[0]}', 0) on conflict (version) do nothing`,
           ],
     remove: ({ schema, pgqrsMigrations }) =>
-      pgqrsMigrations[version]?.checksum === checksum
+      checksums.includes(pgqrsMigrations[version]?.checksum)
         ? [`delete from ${schema}._sqlx_migrations where version = ${version}`]
         : [],
   };
