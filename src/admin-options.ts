@@ -76,6 +76,17 @@ export interface RetentionOptions {
 
 export const RETENTION: Names<RetentionOptions> = { archiveSeconds: true, deadLetterSeconds: true };
 
+export interface InstallOptions {
+  /**
+   * Whether messages that pgqrs' own clients, or plain SQL, insert wake consumers at once: true makes it so, false takes
+   * it away. Their transactions then hold a lock of all notifications while they commit. Ours pay nothing.
+   * @default as it is; not so at first
+   */
+  notifyForeign?: boolean;
+}
+
+export const INSTALL: Names<InstallOptions> = { notifyForeign: true };
+
 export interface CreateQueueOptions {
   /** What to do where there is a queue of that name: fail, or open it. @default 'fail' */
   ifExists?: 'fail' | 'open';

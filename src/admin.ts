@@ -84,13 +84,17 @@ export class Admin implements AsyncDisposable {
    *
    * An empty schema is filled in one transaction. Over tables in use it goes step by step and never blocks writers for
    * more than half a second at a time; interrupted, it goes on where it stopped when it is called again.
+   * pgqrs' clients send no notification: consumers find their messages with the next poll. `notifyForeign` has them
+   * woken by a trigger; see InstallOptions.
    * @throws {SchemaMismatchError} the tables are of another pgqrs version, of a newer pg-sluice, or changed by somebody
    * in a way that only a person can mend; nothing is changed then
    * @throws {PermissionDeniedError} the role may not create in the schema, or is not the owner of the tables
    * @throws {TimeoutError} another transaction held a lock on the tables for a minute; call it again
    */
-  async install(): Promise<void> {
-    await migrate.install(this.db);
+  async install(options: known.InstallOptions = {}): Promise<void> {
+    const { notifyForeign } = check.options('admin.install()', options, known.INSTALL);
+    if (notifyForeign !== undefined) check.boolean('notifyForeign', notifyForeign);
+    await migrate.install(this.db, { notifyForeign });
   }
 
   /**

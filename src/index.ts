@@ -1,6 +1,7 @@
 export { Admin } from './admin.js';
 export type {
   CreateQueueOptions,
+  InstallOptions,
   ListWorkersOptions,
   MetricsOptions,
   PurgeWorkersOptions,

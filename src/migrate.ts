@@ -11,10 +11,11 @@ import {
 import {
   type Catalogue,
   inTransaction,
-  PIECES,
+  pieces,
   readCatalogue,
   runsAlone,
   VERSION,
+  type Wanted,
 } from './sql/migrations/index.js';
 import { retrying } from './retrying.js';
 import * as schemaSql from './sql/schema.js';
@@ -47,14 +48,14 @@ interface Difference {
  * Brings the schema to what this version needs. On an empty schema in one transaction; over tables in use step by
  * step, indexes without blocking writers. Every pass asks the catalogue first, so an interrupted run is simply run again.
  */
-export function install(db: Db): Promise<void> {
-  return retrying(MADE_MEANWHILE, () => attemptInstall(db));
+export function install(db: Db, wanted: Wanted): Promise<void> {
+  return retrying(MADE_MEANWHILE, () => attemptInstall(db, wanted));
 }
 
-async function attemptInstall(db: Db): Promise<void> {
+async function attemptInstall(db: Db, wanted: Wanted): Promise<void> {
   const catalogue = await readCatalogue(db, db.schemaName);
   // Needs neither the lock nor any privilege when there is nothing to do, as at most starts of most processes.
-  if (differences(catalogue).length === 0) return;
+  if (differences(catalogue, wanted).length === 0) return;
   const apart = apartFromPgqrs(catalogue.database);
   const found = await holding(() =>
     db.transaction(async (session) => {
@@ -62,13 +63,13 @@ async function attemptInstall(db: Db): Promise<void> {
         return undefined;
       const { tables } = await readCatalogue(session, db.schemaName);
       if (tables.pgqrs_messages) return 'in use';
-      await mend(session, db.schemaName, async (steps) => {
+      await mend(session, db.schemaName, wanted, async (steps) => {
         for (const sql of steps) await session.query(inTransaction(sql));
       });
       return 'finished';
     }),
   );
-  if (found === 'in use') await installOnline(db, apart);
+  if (found === 'in use') await installOnline(db, wanted, apart);
 }
 
 /** Whether a transaction may change the schema now: it has pgqrs' lock, or has waited for that long enough. */
@@ -130,7 +131,7 @@ export async function uninstall(db: Db): Promise<void> {
         if (!(await schemaSql.tryInstallLock(session, db.schemaName))) return undefined;
         await session.script(schemaSql.lockTimeout(LOCK_TIMEOUT_MS));
         const found = await readCatalogue(session, db.schemaName);
-        for (const piece of PIECES.toReversed()) {
+        for (const piece of pieces().toReversed()) {
           for (const sql of piece.remove?.(found) ?? []) await session.query(sql);
         }
         return 'finished';
@@ -145,7 +146,7 @@ export async function uninstall(db: Db): Promise<void> {
  * for: a lock of the session would stay behind, on a server connection of others, where a pooler hands out another
  * one for every transaction.
  */
-async function installOnline(db: Db, apart: Apart): Promise<void> {
+async function installOnline(db: Db, wanted: Wanted, apart: Apart): Promise<void> {
   const lock = await db.urgent.session();
   try {
     await holding(async () => {
@@ -157,7 +158,7 @@ async function installOnline(db: Db, apart: Apart): Promise<void> {
       await lock.script('rollback');
       return undefined;
     });
-    await mendOnline(db, apart);
+    await mendOnline(db, wanted, apart);
     await lock.commit(); // fails where the lock was lost on the way
     lock.release();
   } catch (error) {
@@ -166,12 +167,12 @@ async function installOnline(db: Db, apart: Apart): Promise<void> {
   }
 }
 
-async function mendOnline(db: Db, apart: Apart): Promise<void> {
+async function mendOnline(db: Db, wanted: Wanted, apart: Apart): Promise<void> {
   const session = await db.session();
   try {
     const hurried = await schemaSql.hasTimeouts(session);
     if (hurried) await session.script(schemaSql.SESSION_WITHOUT_TIMEOUTS);
-    await mend(session, db.schemaName, async (steps) => {
+    await mend(session, db.schemaName, wanted, async (steps) => {
       if (steps.some(runsAlone)) for (const sql of steps) await session.query(sql);
       else await givingWay(() => shortTransaction(session, steps, apart));
     });
@@ -187,11 +188,12 @@ async function mendOnline(db: Db, apart: Apart): Promise<void> {
 async function mend(
   session: Session,
   schemaName: string,
+  wanted: Wanted,
   run: (steps: readonly string[]) => Promise<void>,
 ): Promise<void> {
   for (let pass = 1; ; pass++) {
     const found = await readCatalogue(session, schemaName);
-    const left = differences(found);
+    const left = differences(found, wanted);
     if (left.length === 0) return;
     const hopeless = pass > PASSES ? left : left.filter(({ steps }) => steps.length === 0);
     if (hopeless.length > 0) {
@@ -206,12 +208,14 @@ async function mend(
 }
 
 /** What differs, in the order of its mending. What belongs to a table that is missing comes with the next pass. */
-function differences(found: Catalogue): Difference[] {
+function differences(found: Catalogue, wanted: Wanted = {}): Difference[] {
   refuseNewer(found);
-  return PIECES.filter(({ on }) => on === undefined || found.tables[on]).flatMap((piece) => {
-    const finding = piece.differs(found);
-    return finding === undefined ? [] : [{ finding, steps: piece.mend(found) }];
-  });
+  return pieces(wanted)
+    .filter(({ on }) => on === undefined || found.tables[on])
+    .flatMap((piece) => {
+      const finding = piece.differs(found);
+      return finding === undefined ? [] : [{ finding, steps: piece.mend(found) }];
+    });
 }
 
 async function shortTransaction(session: Session, steps: readonly string[], apart: Apart): Promise<void> {

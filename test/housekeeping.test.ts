@@ -25,7 +25,7 @@ function housekeeping(
       const answer = await query(...args);
       const name = /sluice:(\w+)/.exec(String(args[0]))?.[1];
       if (name) statements.push(name);
-      if (name && (answer as pg.QueryResult<{ turn?: boolean }>).rows?.[0]?.turn) turns.push(name);
+      if (name && (answer as pg.QueryResult<{ turn?: boolean }>).rows[0]?.turn) turns.push(name);
       if (name) await held;
       return answer;
     }) as unknown as typeof client.query;

@@ -52,7 +52,9 @@ test('a lock that a failed install of pgqrs left behind is not waited for for ev
   const server = await home();
   const database = `race_${server.schema}`;
   await server.sql(`create database ${database}`);
-  onTestFinished(async () => void (await server.sql(`drop database ${database} with (force)`)));
+  onTestFinished(async () => {
+    await server.sql(`drop database ${database} with (force)`);
+  });
   const url = new URL(server.url);
   url.pathname = database;
   const admin = await server.another(url.href);

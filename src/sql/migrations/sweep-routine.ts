@@ -22,9 +22,8 @@ export const SWEEP_ROUTINE: Piece =
   // Archives messages of a queue that were delivered as often as allowed, and says why. Those whose last delivery no
   // handler has seen get that one back, as if no consumer of ours had had them: a foreign client's next one counts.
   //
-  // Walks along the index of what is due and looks at no more than `wanted` entries, and at the beginning also at as many
-  // that have no `vt`, which only foreign clients write and which stand at the index' end. Every condition is asked again
-  // of the rows that it locks; by CASE, since an index holds exactly those that are not archived, and is no way to them.
+  // Walks along the index of what is due and looks at no more than `wanted` entries. Every condition is asked again of
+  // the rows that it locks; by CASE, since an index holds exactly those that are not archived, and is no way to them.
   routine(
     'sluice_sweep',
     'queue bigint, max_reads integer, foreign_leases text, after_vt timestamp with time zone, after_id bigint, ' +
@@ -33,15 +32,19 @@ export const SWEEP_ROUTINE: Piece =
       `language plpgsql ${IN_ORDER}`,
     (s) => `
 begin
+  -- Messages that nobody holds and that have no time are due, and claims do not find them. A trigger gives one to what
+  -- comes now: these were there before it, and stand at the end of the index.
+  if after_vt is null then
+    update ${s}.pgqrs_messages m set vt = now() where m.ctid = any (array(
+      select t.ctid from ${s}.pgqrs_messages t
+      where t.queue_id = queue and t.archived_at is null and t.vt is null and t.consumer_worker_id is null
+      order by t.vt, t.id limit wanted for update of t skip locked));
+  end if;
   return query with looked as materialized (
-    (select m.ctid as at, m.id, m.vt, m.read_ct from ${s}.pgqrs_messages m
-      where m.queue_id = queue and m.archived_at is null
-        and (m.vt, m.id) > (coalesce(after_vt, '-infinity'), coalesce(after_id, 0))
-      order by m.vt, m.id limit wanted)
-    union all
-    (select m.ctid, m.id, m.vt, m.read_ct from ${s}.pgqrs_messages m
-      where m.queue_id = queue and m.archived_at is null and m.vt is null and after_vt is null
-      order by m.vt, m.id limit wanted)),
+    select m.ctid as at, m.id, m.vt, m.read_ct from ${s}.pgqrs_messages m
+    where m.queue_id = queue and m.archived_at is null
+      and (m.vt, m.id) > (coalesce(after_vt, '-infinity'), coalesce(after_id, 0))
+    order by m.vt, m.id limit wanted),
   picked as materialized (
     select m.ctid as at, ${neverBegun(s)} as never_begun from ${s}.pgqrs_messages m
     where m.ctid = any (array(select l.at from looked l where l.read_ct >= max_reads))
@@ -60,8 +63,8 @@ begin
     on conflict (message_id) do update set queue_id = excluded.queue_id, reason = excluded.reason,
       last_error = excluded.last_error, attempts = excluded.attempts, dead_at = excluded.dead_at)
   select array(select d.id::text from moved d order by d.id), (select count(*) from given_back)::integer,
-    (select count(*) from looked l where l.vt is not null) = wanted, ${exact('last.vt')}, last.id::text
+    (select count(*) from looked) = wanted, ${exact('last.vt')}, last.id::text
   from (select 1) one left join (
-    select l.vt, l.id from looked l where l.vt is not null order by l.vt desc, l.id desc limit 1) last on true;
+    select l.vt, l.id from looked l order by l.vt desc, l.id desc limit 1) last on true;
 end`,
   );

@@ -1,3 +1,4 @@
+import type { Catalogue } from './catalogue.js';
 import type { Piece } from './piece.js';
 import { routine, trigger } from './piece.js';
 import { BY_KEY } from './plans.js';
@@ -17,7 +18,8 @@ const READ_COMMITTED_ONLY = `
     raise exception 'rows of % can only be deleted at READ COMMITTED', tg_table_name using errcode = '0A000';
   end if;`;
 
-export const TRIGGERS: readonly Piece[] = [
+/** @param notify whether foreign inserts wake consumers; as it is where that is left open */
+export const triggers = (notify?: boolean): readonly Piece[] => [
   routine(
     'sluice_queues_gone',
     '',
@@ -88,31 +90,7 @@ end`,
   trigger('sluice_truncated', 'pgqrs_workers', 'sluice_truncated', afterTruncate),
   trigger('sluice_truncated', 'pgqrs_messages', 'sluice_truncated', afterTruncate),
 
-  routine(
-    'sluice_check_message',
-    '',
-    `returns trigger language plpgsql security definer ${BY_KEY}`,
-    (s) => `
-begin
-  if new.producer_worker_id is not null then
-    perform from ${s}.pgqrs_workers w where w.id = new.producer_worker_id for key share;
-    if not found then
-      raise exception 'worker % does not exist', new.producer_worker_id using errcode = '23503';
-    end if;
-  end if;
-  if new.consumer_worker_id is not null then
-    perform from ${s}.pgqrs_workers w where w.id = new.consumer_worker_id for key share;
-    if not found then
-      raise exception 'worker % does not exist', new.consumer_worker_id using errcode = '23503';
-    end if;
-  end if;
-  perform from ${s}.pgqrs_queues q where q.id = new.queue_id for key share;
-  if not found then
-    raise exception 'queue % does not exist', new.queue_id using errcode = '23503';
-  end if;
-  return null;
-end`,
-  ),
+  checkMessage(notify),
   trigger(
     'sluice_check_insert',
     'pgqrs_messages',
@@ -127,6 +105,25 @@ end`,
       new.queue_id <> old.queue_id or new.producer_worker_id is distinct from old.producer_worker_id
       or (new.consumer_worker_id is not null and new.consumer_worker_id is distinct from old.consumer_worker_id
         and not new.origin is distinct from old.origin))`,
+  ),
+
+  // A message that has no time and is nobody's is due: the order of delivery has no place for it.
+  routine(
+    'sluice_give_time',
+    '',
+    `returns trigger language plpgsql security definer ${BY_KEY}`,
+    (s) => `
+begin
+  update ${s}.pgqrs_messages m set vt = now() where m.id = new.id and m.vt is null;
+  return null;
+end`,
+  ),
+  trigger(
+    'sluice_give_time',
+    'pgqrs_messages',
+    'sluice_give_time',
+    (on) => `after update of vt, consumer_worker_id, archived_at ${on} for each row when (
+      new.vt is null and new.consumer_worker_id is null and new.archived_at is null)`,
   ),
 
   // Consumers delete messages at whatever isolation their database defaults to, where sluice_messages_gone may not see
@@ -184,6 +181,60 @@ end`,
   trigger('sluice_id_fixed', 'pgqrs_workers', 'sluice_id_fixed', afterIdChange),
   trigger('sluice_id_fixed', 'pgqrs_messages', 'sluice_id_fixed', afterIdChange),
 ];
+
+/**
+ * Checks what foreign clients write, and gives it a time where it has none. Not before the insert: a BEFORE trigger keeps
+ * COPY from inserting many rows at a time, ours as well. Ringing hangs here, where our own inserts never come: PostgreSQL
+ * sends one notification for all rows of a queue that a transaction has inserted.
+ */
+function checkMessage(notify?: boolean): Piece {
+  const [silent, ringing] = [checking(''), checking(RING)] as const;
+  if (notify !== undefined) return notify ? ringing : silent;
+  const asItIs = ({ functions }: Catalogue) =>
+    functions['sluice_check_message()']?.body.includes('pg_notify') ? ringing : silent;
+  return {
+    ...silent,
+    differs: (found) => asItIs(found).differs(found),
+    mend: (found) => asItIs(found).mend(found),
+  };
+}
+
+/** On the channel of doorbell.ts. */
+const RING = `
+    perform pg_notify('sluice_' || left(encode(sha256(convert_to(tg_table_schema, 'UTF8') || '\\x00'::bytea
+      || convert_to(new.queue_id::text, 'UTF8')), 'hex'), 32), '');`;
+
+const checking = (ring: string) =>
+  routine(
+    'sluice_check_message',
+    '',
+    `returns trigger language plpgsql security definer ${BY_KEY}`,
+    (s) => `
+begin
+  if new.producer_worker_id is not null then
+    perform from ${s}.pgqrs_workers w where w.id = new.producer_worker_id for key share;
+    if not found then
+      raise exception 'worker % does not exist', new.producer_worker_id using errcode = '23503';
+    end if;
+  end if;
+  if new.consumer_worker_id is not null then
+    perform from ${s}.pgqrs_workers w where w.id = new.consumer_worker_id for key share;
+    if not found then
+      raise exception 'worker % does not exist', new.consumer_worker_id using errcode = '23503';
+    end if;
+  end if;
+  perform from ${s}.pgqrs_queues q where q.id = new.queue_id for key share;
+  if not found then
+    raise exception 'queue % does not exist', new.queue_id using errcode = '23503';
+  end if;
+  if tg_op = 'INSERT' then
+    if new.vt is null and new.consumer_worker_id is null and new.archived_at is null then
+      update ${s}.pgqrs_messages m set vt = now() where m.id = new.id and m.vt is null;
+    end if;${ring}
+  end if;
+  return null;
+end`,
+  );
 
 function afterDelete(on: string): string {
   return `after delete ${on} referencing old table as gone for each statement`;
