@@ -70,8 +70,8 @@ function withoutValue(message: string, state: string): string {
   return NAMES_VALUE.test(state) ? short.replace(/".*"/s, '"…"') : short;
 }
 
-/** `COPY t, line 3, column c` — a binary COPY of jsonb puts it on the second line. */
+/** `COPY t, line 3, column c`, on the second line where a binary COPY reads jsonb; the words are translated, not their order. */
 function copyLine(where: string | undefined): number | undefined {
-  const line = where?.match(/^COPY .*?, line (\d+)/m)?.[1];
+  const line = where?.match(/^COPY [^,\n]*,\D+(\d+)/m)?.[1];
   return line === undefined ? undefined : Number(line);
 }

@@ -69,9 +69,9 @@ export async function register(db: Db, queue: Queue, options: WorkerOptions): Pr
   );
   db.hasWritten();
   // Housekeeping that any process may do: a role that only consumes need not be allowed to.
-  await oneTransaction(db, { what: 'sweeping streams', ms: ANSWER_MS }, sql.sweepStreams).catch(
-    () => undefined,
-  );
+  await oneTransaction(db, { what: 'sweeping streams', ms: ANSWER_MS }, (on) =>
+    sql.sweepStreams(on, self.id),
+  ).catch(() => undefined);
   return { name, self, intervalSeconds };
 }
 

@@ -1,6 +1,7 @@
 import type { Db, Queryable, Session } from '../db.js';
 import { DatabaseError } from '../errors/index.js';
 import { onClient } from '../on-client.js';
+import { RAISED } from '../sql/statement.js';
 
 export interface Refused {
   /** Place of the row in its batch. */
@@ -8,7 +9,7 @@ export interface Refused {
   cause: DatabaseError;
 }
 
-/** Inserts rows `from` to `to`, without the last. */
+/** Inserts rows `from` to `to`, without the last; where COPY does, its error may name the line. */
 type Insert = (on: Queryable, from: number, to: number) => Promise<unknown>;
 
 const WITHIN_MS = 30_000;
@@ -38,7 +39,7 @@ export async function lookThrough(session: Session, count: number, search: Searc
   try {
     // Some constraints would wait for a commit that is not going to come.
     await session.begin('set constraints all immediate');
-    await byHalves(session, count, search, refused);
+    await inParts(session, count, search, refused);
     await session.script('rollback');
   } catch (error) {
     if (refused.length === 0) throw error;
@@ -47,8 +48,11 @@ export async function lookThrough(session: Session, count: number, search: Searc
   return refused;
 }
 
-/** Good rows stay in meanwhile, since what a constraint says of a row may depend on those before it. */
-async function byHalves(
+/**
+ * A part that is refused is parted where the server says which row it is, else in the middle. Good rows stay in meanwhile,
+ * since what a constraint says of a row may depend on those before it.
+ */
+async function inParts(
   session: Session,
   count: number,
   { insert, all, enoughMs = Infinity }: Search,
@@ -59,27 +63,45 @@ async function byHalves(
   const on: Queryable = { schema: session.schema, query: (text, values) => session.query(text, values) };
   /** Parts still to be looked at, the first of them last. */
   const parts: [from: number, to: number][] = [[0, count]];
+  /** Rows at once. What comes behind a bad row is sent in vain, so no more than a few times what lies between two. */
+  let most = count;
   await session.script('savepoint part');
   for (let part = parts.pop(); part; part = parts.pop()) {
-    const [from, to] = part;
+    const [from, end] = part;
+    if (from === end) continue;
+    const to = Math.min(end, from + most);
+    if (to < end) parts.push([to, end]);
     try {
       await insert(on, from, to);
+      if (to - from === most) most *= GROWTH;
       await session.script('release savepoint part; savepoint part');
     } catch (error) {
       if (!isFaultOfTheData(error)) throw error;
       await session.script('rollback to savepoint part');
-      if (to - from > 1) {
+      const bad = refusedRow(error, from, to);
+      if (bad === undefined) {
         const middle = Math.ceil((from + to) / 2);
         parts.push([middle, to], [from, middle]);
         continue;
       }
-      refused.push({ index: from, cause: error });
+      refused.push({ index: bad, cause: error });
       if (!all || performance.now() > enough) break;
+      most = Math.max(FEWEST, GROWTH * (bad - from));
+      parts.push([bad + 1, to], [from, bad]);
     }
   }
 }
 
-/** Values that a type, a constraint or a trigger refuses; nothing that another try could mend. */
+const GROWTH = 4;
+const FEWEST = 16;
+
+function refusedRow({ line }: DatabaseError, from: number, to: number): number | undefined {
+  if (to - from === 1) return from;
+  return line === undefined || line > to - from ? undefined : from + line - 1;
+}
+
+/** Values that a type, a constraint or a trigger refuses or leaves out; nothing that another try could mend. */
 export function isFaultOfTheData(error: unknown): error is DatabaseError {
-  return error instanceof DatabaseError && /^(?:2[123F]|3[89]|44|54|P0)/.test(error.sqlState);
+  if (!(error instanceof DatabaseError)) return false;
+  return error.sqlState === RAISED.rowsMissing || /^(?:2[123F]|3[89]|44|54|P0)/.test(error.sqlState);
 }

@@ -31,8 +31,6 @@ export interface FlushTarget {
   worker: Incarnation;
   fenced: () => WorkerFencedError;
   stream: sql.StreamKey & { name: string };
-  /** Whether rows carry `vt`. */
-  withVt: boolean;
   /** How batches are sent from now on. */
   method: FlushMethod;
   batchTimeoutMs: number;
@@ -161,15 +159,20 @@ async function withoutDuplicates(
 }
 
 async function transfer(
-  { queue, worker, withVt }: FlushTarget,
+  { queue, worker }: FlushTarget,
   rows: Rows,
   { method, transaction }: Batch,
   session: Session,
 ): Promise<void> {
-  if (rows.count === 0) return;
-  if (method === 'insert')
-    await sql.insertMessages(session, queue.id, worker.id, rows.payloadArray(), withVt ? rows.delays : null);
-  else await sql.copyMessages(session, withVt, rows.copyChunks(BigInt(transaction?.startedAtMicros ?? 0)));
+  const { count, withVt } = rows;
+  if (count === 0) return;
+  if (method === 'insert') {
+    const delays = withVt ? rows.delays : null;
+    await sql.insertMessages(session, queue.id, worker.id, rows.payloadArray(), delays, count);
+  } else {
+    rows.stampVt(BigInt(transaction?.startedAtMicros ?? 0));
+    await sql.copyMessages(session, withVt, rows.copyChunks(), count);
+  }
 }
 
 async function transferRejects(
@@ -180,9 +183,10 @@ async function transferRejects(
   const queue = rejects?.queue;
   if (!queue || batch.rejects.length === 0) return;
   const payloads = jsonbArrayOf(rejects.messages(batch));
+  const { length } = batch.rejects;
   try {
     await sql.pinQueue(session, queue.id, worker);
-    await sql.insertMessages(session, queue.id, worker.id, payloads, null);
+    await sql.insertMessages(session, queue.id, worker.id, payloads, null, length);
   } catch (error) {
     throw translateGone(error, queue.name, fenced);
   }

@@ -1,4 +1,4 @@
-import type { Db, Queryable } from '../db.js';
+import type { Db, Queryable, Session } from '../db.js';
 import { PayloadInvalidError, SluiceError, TimeoutError } from '../errors/index.js';
 import { onClient } from '../on-client.js';
 import { retrying, type RetryOptions } from '../retrying.js';
@@ -47,24 +47,30 @@ export async function isolate(
   }));
   batch.rejects.push(...rejects);
   batch.rejects.sort((a, b) => a.index - b.index);
-  batch.rows = rows.pick(range(0, rows.count).filter((row) => !bad.has(row)));
+  batch.rows = rows.pick([...rows.indexes.keys()].filter((row) => !bad.has(row)));
   return errors;
 }
 
 function find(
   { db, queueId, worker, retry, signal }: IsolateTarget,
-  { rows }: Batch,
+  { rows, method, transaction }: Batch,
   all: boolean,
 ): Promise<Refused[]> {
-  const insert = async (on: Queryable, from: number, to: number) => {
-    const part = rows.pick(range(from, to));
-    const delays = part.delays.length > 0 ? part.delays : null;
-    await sql.insertMessages(on, queueId, worker.id, part.payloadArray(), delays);
+  rows.stampVt(BigInt(transaction?.startedAtMicros ?? 0));
+  const put = async (session: Session, on: Queryable, from: number, to: number) => {
+    if (method === 'copy') await sql.copyMessages(session, rows.withVt, rows.copyPart(from, to), to - from);
+    else {
+      const delays = rows.withVt ? rows.delays.slice(from, to) : null;
+      await sql.insertMessages(on, queueId, worker.id, rows.payloadArray(from, to), delays, to - from);
+    }
   };
-  const search = { insert, all, enoughMs: ENOUGH_MS };
   return retrying({ ...retry, withinMs: WITHIN_MS, signal }, (ms) =>
     onClient(db, { what: 'finding refused rows', ms, signal }, (session) =>
-      lookThrough(session, rows.count, search),
+      lookThrough(session, rows.count, {
+        insert: (on, from, to) => put(session, on, from, to),
+        all,
+        enoughMs: ENOUGH_MS,
+      }),
     ),
   ).catch((error: unknown) => {
     // Who cannot reach the server is told so; else what the server said of the batch tells more.
@@ -72,8 +78,4 @@ function find(
     if (away || signal.aborted) throw error;
     return [];
   });
-}
-
-function range(from: number, to: number): number[] {
-  return Array.from({ length: to - from }, (_, at) => from + at);
 }

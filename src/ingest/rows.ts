@@ -5,6 +5,7 @@ import { JSONB_VERSION, jsonbArray } from './jsonb-array.js';
 const SIGNATURE = Buffer.from('PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0', 'latin1');
 const TRAILER = Buffer.from([0xff, 0xff]);
 const CHUNK_BYTES = 256 * 1024;
+const PART_CHUNK_BYTES = 16 * 1024;
 const FIRST_CAPACITY = 64 * 1024;
 /** A timestamptz in binary counts from 2000. */
 const POSTGRES_EPOCH_MICROS = BigInt(Date.UTC(2000, 0)) * 1_000n;
@@ -41,9 +42,16 @@ export class Rows {
   readonly keys: (string | undefined)[] = [];
   #buffer = Buffer.allocUnsafeSlow(FIRST_CAPACITY);
   #end: number;
+  /** Where each row begins, and where the last one ends; made when it is asked for. */
+  #marks: number[] = [];
 
   constructor(private readonly format: RowFormat) {
     this.#end = SIGNATURE.copy(this.#buffer);
+  }
+
+  /** Whether each carries its own `vt`. */
+  get withVt(): boolean {
+    return this.format.vtOffset !== undefined;
   }
 
   get bytes(): number {
@@ -77,10 +85,15 @@ export class Rows {
   pick(which: readonly number[]): Rows {
     const picked = new Rows(this.format);
     const starts = this.#starts();
-    for (const row of which) {
-      const [start, end] = [starts[row] as number, starts[row + 1] as number];
+    for (let at = 0; at < which.length;) {
+      const first = which[at] as number;
+      let next = first;
+      for (; which[at] === next; at++) next++;
+      const [start, end] = [starts[first] as number, starts[next] as number];
       picked.#reserve(picked.#end + end - start);
       picked.#end += this.#buffer.copy(picked.#buffer, picked.#end, start, end);
+    }
+    for (const row of which) {
       picked.indexes.push(this.indexes[row] as number);
       if (this.delays.length > 0) picked.delays.push(this.delays[row] as number);
       if (this.keys.length > 0) picked.keys.push(this.keys[row]);
@@ -96,54 +109,66 @@ export class Rows {
     return this.#buffer.toString('utf8', body, starts[row + 1]);
   }
 
-  /** The whole COPY: signature, rows, trailer, in big chunks. `vt` becomes `nowMicros`, the transaction's `now()`, plus each delay. */
-  *copyChunks(nowMicros: bigint): Iterable<Buffer> {
-    this.#stampVt(nowMicros - POSTGRES_EPOCH_MICROS);
-    this.#reserve(this.#end + TRAILER.length);
-    const end = this.#end + TRAILER.copy(this.#buffer, this.#end);
-    for (let at = 0; at < end; at += CHUNK_BYTES)
-      yield this.#buffer.subarray(at, Math.min(at + CHUNK_BYTES, end));
-  }
-
-  /** The payloads as a jsonb[] in binary format; its elements are the payload fields of the rows, byte for byte. */
-  payloadArray(): Buffer {
-    const headerBytes = this.format.header.length;
-    const elementBytes = this.#end - SIGNATURE.length - this.count * headerBytes;
-    const { array, at: first } = jsonbArray(this.count, elementBytes);
-    let to = first;
-    for (let at = SIGNATURE.length; at < this.#end;) {
-      const field = at + headerBytes;
-      at = field + 4 + this.#buffer.readInt32BE(field);
-      to += this.#buffer.copy(array, to, field, at);
-    }
-    return array;
-  }
-
-  clear(): void {
-    this.count = 0;
-    this.#end = SIGNATURE.length;
-    this.indexes.length = 0;
-    this.delays.length = 0;
-    this.keys.length = 0;
-  }
-
-  #stampVt(now: bigint): void {
+  /** `vt` becomes `nowMicros`, the transaction's `now()`, plus each delay; for COPY alone. */
+  stampVt(nowMicros: bigint): void {
     const { vtOffset } = this.format;
     if (vtOffset === undefined) return;
+    const now = nowMicros - POSTGRES_EPOCH_MICROS;
     const starts = this.#starts();
     this.delays.forEach((delay, row) => {
       this.#buffer.writeBigInt64BE(now + BigInt(delay) * 1_000_000n, (starts[row] as number) + vtOffset);
     });
   }
 
-  /** Where each row begins, and where the last one ends. */
-  #starts(): number[] {
-    const starts = [SIGNATURE.length];
-    for (let at = SIGNATURE.length; at < this.#end; starts.push(at)) {
-      const field = at + this.format.header.length;
-      at = field + 4 + this.#buffer.readInt32BE(field);
+  /** The whole COPY: signature, rows, trailer, in big chunks. */
+  *copyChunks(): Iterable<Buffer> {
+    this.#reserve(this.#end + TRAILER.length);
+    const end = this.#end + TRAILER.copy(this.#buffer, this.#end);
+    yield* this.#chunks(0, end, CHUNK_BYTES);
+  }
+
+  /** A COPY of the rows from `from` to `to`, without the last, in small chunks: the server may refuse any of them. */
+  *copyPart(from: number, to: number): Iterable<Buffer> {
+    const starts = this.#starts();
+    yield SIGNATURE;
+    yield* this.#chunks(starts[from] as number, starts[to] as number, PART_CHUNK_BYTES);
+    yield TRAILER;
+  }
+
+  /** Payloads as a jsonb[] in binary format; its elements are the payload fields of the rows, byte for byte. */
+  payloadArray(from = 0, to = this.count): Buffer {
+    const starts = this.#starts();
+    const [start, end] = [starts[from] as number, starts[to] as number];
+    const headerBytes = this.format.header.length;
+    const { array, at: first } = jsonbArray(to - from, end - start - (to - from) * headerBytes);
+    let at = first;
+    for (let row = from; row < to; row++)
+      at += this.#buffer.copy(array, at, (starts[row] as number) + headerBytes, starts[row + 1]);
+    return array;
+  }
+
+  clear(): void {
+    this.count = 0;
+    this.#marks = [];
+    this.#end = SIGNATURE.length;
+    this.indexes.length = 0;
+    this.delays.length = 0;
+    this.keys.length = 0;
+  }
+
+  *#chunks(start: number, end: number, bytes: number): Iterable<Buffer> {
+    for (let at = start; at < end; at += bytes) yield this.#buffer.subarray(at, Math.min(at + bytes, end));
+  }
+
+  #starts(): readonly number[] {
+    if (this.#marks.length !== this.count + 1) {
+      this.#marks = [SIGNATURE.length];
+      for (let at = SIGNATURE.length; at < this.#end; this.#marks.push(at)) {
+        const field = at + this.format.header.length;
+        at = field + 4 + this.#buffer.readInt32BE(field);
+      }
     }
-    return starts;
+    return this.#marks;
   }
 
   #reserve(bytes: number): void {

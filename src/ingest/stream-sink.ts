@@ -102,7 +102,6 @@ export class StreamSink<T> implements Sink<T> {
       worker,
       fenced,
       stream: { ...run, name: this.#name },
-      withVt: this.#options.delaySeconds !== 0,
       batchTimeoutMs,
       // As fast as INSERT for small batches and faster for big ones: benchmarks/README.md.
       method: method === 'auto' ? 'copy' : method,

@@ -1,7 +1,8 @@
 import { literal, type Queryable, type Session } from '../db.js';
+import { DatabaseError } from '../errors/index.js';
 import type { Id } from '../types.js';
 import { insertRows } from './enqueue.js';
-import { statement } from './statement.js';
+import { RAISED, statement } from './statement.js';
 import { micros } from './time.js';
 import type { Incarnation } from './workers.js';
 
@@ -66,25 +67,42 @@ const COPY_MESSAGES = {
   ),
 };
 
+/** @param count of the rows @throws {DatabaseError} `RAISED.rowsMissing` */
 export async function copyMessages(
   session: Session,
   withVt: boolean,
   chunks: Iterable<Buffer>,
-): Promise<number> {
-  return session.copyIn(COPY_MESSAGES[withVt ? 'withVt' : 'withoutVt'](session.schema), chunks);
+  count: number,
+): Promise<void> {
+  const text = COPY_MESSAGES[withVt ? 'withVt' : 'withoutVt'](session.schema);
+  assertAll(count, await session.copyIn(text, chunks));
 }
 
-const INSERT_MESSAGES = statement('insert_messages', insertRows);
+const INSERT_MESSAGES = statement(
+  'insert_messages',
+  (s) => `
+  with inserted as (${insertRows(s)} returning 1) select count(*)::int as count from inserted`,
+);
 
-/** @param payloads a jsonb[] in binary format */
+/** @param payloads a jsonb[] in binary format @param count of them @throws {DatabaseError} `RAISED.rowsMissing` */
 export async function insertMessages(
   on: Queryable,
   queueId: Id,
   workerId: Id,
   payloads: Buffer,
   delays: readonly number[] | null,
+  count: number,
 ): Promise<void> {
-  await on.query(INSERT_MESSAGES(on.schema), [queueId, workerId, payloads, delays]);
+  const values = [queueId, workerId, payloads, delays];
+  const [row] = await on.query<{ count: number }>(INSERT_MESSAGES(on.schema), values);
+  assertAll(count, row?.count);
+}
+
+/** A trigger or a rule of somebody else's may pass over rows, and the server says so by the count alone. */
+function assertAll(sent: number, taken = 0): void {
+  if (taken === sent) return;
+  const message = `the table pgqrs_messages took ${taken} of ${sent} rows: a trigger or a rule leaves rows out`;
+  throw new DatabaseError(`${message} (SQLSTATE ${RAISED.rowsMissing})`, RAISED.rowsMissing);
 }
 
 export interface StreamKey {

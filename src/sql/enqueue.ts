@@ -14,11 +14,16 @@ export const insertRows = (s: string, pinned = '') => `
   select $1, $2, 1, now() + coalesce(delay, 0) * interval '1 second', payload
   from ${pinned} unnest($3::jsonb[], $4::float8[]) as item (payload, delay)`;
 
+/** Undoes the statement where a trigger or a rule of somebody else's has left rows out. */
+const allIn = (s: string, sent: string) =>
+  `(select case when (select count(*) from inserted) = (${sent}) then true else ${s}.sluice_rows_missing() end)`;
+
 /** The pin drives the insert: without it no row. Ids ascend in input order, and rows come back in it. */
 const enqueueText = (s: string, first: string, from: string) => `
-  with ${first}pinned as materialized (select ${s}.sluice_pin($1::bigint, $2::bigint, $5::timestamptz))
-  ${insertRows(s, from)}
-  returning id::text as id, ${micros('now()')}::text as at`;
+  with ${first}pinned as materialized (select ${s}.sluice_pin($1::bigint, $2::bigint, $5::timestamptz)),
+  inserted as (${insertRows(s, from)} returning id)
+  select id::text as id, ${micros('now()')}::text as at
+  from inserted where ${allIn(s, 'pg_catalog.cardinality($3::jsonb[])')}`;
 
 const ENQUEUE = statement('enqueue', (s) => enqueueText(s, '', 'pinned,'));
 
@@ -42,6 +47,7 @@ const onceText = (s: string, first: string, from: string) => `
     select $1, $2, 1, now() + coalesce(delay, 0) * interval '1 second', payload
     from ${from} item where key is null or key in (select key from fresh) order by place returning id)
   select id::text as id, ${micros('now()')}::text as at, null as key from inserted
+  where ${allIn(s, 'select count(*) from item where key is null or key in (select key from fresh)')}
   union all select null, null, key from fresh`;
 
 const ENQUEUE_ONCE = statement('enqueue_once', (s) => onceText(s, '', 'pinned,'));
@@ -77,7 +83,7 @@ interface Row {
   key?: string | null;
 }
 
-/** Raises `RAISED.queueGone` or `workerGone`, and then has inserted nothing. */
+/** Raises `RAISED.queueGone`, `workerGone` or `rowsMissing`, and then has inserted nothing. */
 export async function enqueue(on: Queryable | Session, enqueue: Enqueue): Promise<Enqueued> {
   const { queueId, worker, payloads, delays, once, channel } = enqueue;
   const [plain, notifying] = once ? [ENQUEUE_ONCE, ENQUEUE_ONCE_AND_NOTIFY] : [ENQUEUE, ENQUEUE_AND_NOTIFY];

@@ -21,6 +21,7 @@ export const RAISED = {
   queueGone: 'SLQ01',
   workerGone: 'SLW01',
   streamMoved: 'SLS01',
+  rowsMissing: 'SLR01',
 } as const;
 
 /** Runs a statement that comes often: prepared where the connection allows it. */

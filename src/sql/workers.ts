@@ -75,8 +75,8 @@ const DELETE_WORKER = statement(
   (s) => `delete from ${s}.pgqrs_workers where id = $1 returning id`,
 );
 /**
- * Ledger rows of anonymous streams whose process is gone: its worker stopped, or silent for longer than any heartbeat
- * interval. A row that a half-dead backend still holds is left for the next sweep: registering must not wait for it.
+ * Ledger rows of anonymous streams whose process is gone: its worker stopped, silent for longer than any heartbeat
+ * interval, or `$1`, which has just begun anew: what it had before its start is of another life. A row that a half-dead backend still holds is left for the next sweep: registering must not wait for it.
  */
 const SWEEP_STREAMS = statement(
   'sweep_streams',
@@ -84,6 +84,7 @@ const SWEEP_STREAMS = statement(
   delete from ${s}.sluice_streams where id in (
     select t.id from ${s}.sluice_streams t join ${s}.pgqrs_workers w on w.id = t.worker_id
     where w.status::text = 'stopped' or w.heartbeat_at < now() - interval '1 day'
+      or w.id = $1::bigint and t.updated_at < w.started_at
     for update of t skip locked)`,
 );
 
@@ -178,8 +179,9 @@ export async function deleteWorker(on: Queryable, id: Id): Promise<boolean> {
   return (await on.query(DELETE_WORKER(on.schema), [id])).length === 1;
 }
 
-export async function sweepStreams(on: Queryable): Promise<void> {
-  await on.query(SWEEP_STREAMS(on.schema));
+/** @param self a worker that has just registered */
+export async function sweepStreams(on: Queryable, self: Id): Promise<void> {
+  await on.query(SWEEP_STREAMS(on.schema), [self]);
 }
 
 function asInfo({ startedAt, heartbeatAt, shutdownAt, ...row }: InfoRow): WorkerInfo {

@@ -53,10 +53,10 @@ test('an insert has the same number of parameters whatever the number of rows', 
       schema: 's',
       query: (_text: string, values: readonly unknown[] = []) => {
         counts.add(values.length);
-        return Promise.resolve([]);
+        return Promise.resolve([{ count: rows }] as never[]);
       },
     };
-    await insertMessages(on, '1', '2', batch.payloadArray(), batch.delays);
+    await insertMessages(on, '1', '2', batch.payloadArray(), batch.delays, rows);
   }
   expect([...counts]).toEqual([4]);
 });

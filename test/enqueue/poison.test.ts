@@ -62,6 +62,11 @@ const REFUSALS: [string, (s: Awaited<ReturnType<typeof scenario>>) => Promise<vo
     'P0001',
   ],
   [
+    'a trigger that leaves rows out',
+    (s) => onInsert(s, `if new.payload ? 'bad' then return null; end if;`),
+    'SLR01',
+  ],
+  [
     'an expression that fails',
     (s) => onInsert(s, `if (new.payload->>'bad')::int = 0 then null; end if;`),
     '22P02',

@@ -43,7 +43,7 @@ function cutAtCommits(proxy: BehindProxy['proxy']) {
       cuts.after++;
       return 'cut';
     } else if (bytes.from === 'client' && bytes.data.includes('rollback to savepoint')) {
-      if (++searches % 40 === 1) {
+      if (++searches % 20 === 1) {
         cuts.searching++;
         return 'cut';
       }

@@ -54,3 +54,25 @@ test('a stream whose row was deleted ends', async () => {
   });
   expect(await delivered()).toEqual(numbers(300));
 });
+
+test('who takes a name over clears up after the process that had it, and leaves its own streams alone', async () => {
+  const test = await scenario();
+  const { pool, schema, producer } = test;
+  const named = { hostname: 'ledger', port: 1 };
+  const crashed = (await producer(named)).writable();
+  counted(crashed);
+  await crashed.resumeFrom;
+  expect(await ledger(test)).toHaveLength(1);
+  const takeOver = () =>
+    eventually('the take-over', async () => {
+      await pool.query(`update ${schema}.pgqrs_workers set heartbeat_at = now() - interval '1 hour'`);
+      return producer(named).catch(() => undefined);
+    });
+  const next = (await takeOver()).writable();
+  expect(await ledger(test)).toEqual([]);
+  await next.resumeFrom;
+  await producer({ hostname: 'ledger', port: 2 });
+  expect(await ledger(test)).toHaveLength(1);
+  next.end();
+  await closed(next);
+});

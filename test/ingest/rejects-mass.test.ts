@@ -14,7 +14,7 @@ import {
   rejectsIn,
   without,
 } from './rejects-support.js';
-import { expectNothingLeft, numbers } from './support.js';
+import { behindProxy, expectNothingLeft, numbers } from './support.js';
 import { FULL } from '../support/total-queue.js';
 
 const ROWS = Number(process.env.SLUICE_POISON_ROWS ?? (FULL ? 100_000 : 20_000));
@@ -124,6 +124,24 @@ test.each([
   },
   300_000,
 );
+
+test('the server names each bad row of a COPY: it is asked no more often than there are', async () => {
+  const { proxy, through, ...test } = await behindProxy();
+  await refuseBad(test);
+  const places = [0, 17, 18, 19, 500, 998, 999];
+  let refusals = 0;
+  proxy.judge = ({ from, data }) => {
+    if (from === 'client' && data.includes('rollback to savepoint')) refusals++;
+    return 'pass';
+  };
+  const items = numbers(1_000).map((n) => (places.includes(n) ? bad(n) : good(n)));
+  const rejects: number[] = [];
+  const onReject = ({ index }: Reject) => void rejects.push(index);
+  await through.ingest(items, { batchSize: 1_000, lingerMs: 60_000, onReject });
+  expect(rejects).toEqual(places);
+  expect(await deliveredTo(test)).toEqual(without(1_000, places));
+  expect(refusals).toBe(places.length);
+});
 
 test('fifty bad rows among 5,000 are found by the server in seconds', async () => {
   const test = await scenario();

@@ -25,6 +25,12 @@ export const SERVER_REFUSES = {
     `alter table ${s}.pgqrs_messages add constraint not_bad check (not payload @> '{"bad": true}')`,
   'a trigger': (s: string) => `${raising(s)};
     create trigger refuse before insert on ${s}.pgqrs_messages for each row execute function ${s}.refuse()`,
+  'a trigger that leaves rows out': (s: string) => `
+    create function ${s}.leave_out() returns trigger language plpgsql as $$
+    begin
+      return case when new.payload @> '{"bad": true}' then null else new end;
+    end $$;
+    create trigger leave_out before insert on ${s}.pgqrs_messages for each row execute function ${s}.leave_out()`,
   'a deferred constraint trigger': (s: string) => `${raising(s)};
     create constraint trigger refuse after insert on ${s}.pgqrs_messages deferrable initially deferred
     for each row execute function ${s}.refuse()`,

@@ -8,6 +8,7 @@ import { expectNothingLeft, numbers } from './support.js';
 const STATES = {
   'a CHECK constraint': '23514',
   'a trigger': 'P0001',
+  'a trigger that leaves rows out': 'SLR01',
   'a deferred constraint trigger': 'P0001',
   'the type of an indexed expression': '22003',
 };

@@ -87,7 +87,7 @@ test(
       'take keys': [(on) => takeKeys(on, s.queue.id, ['new 1', 'new 2'], 60)],
       'purge keys': [(on) => purgeKeys(on, 10)],
       pin: [(on) => pinQueue(on, s.queue.id, worker)],
-      'insert a batch': [(on) => insertMessages(on, s.queue.id, worker.id, payloads, null)],
+      'insert a batch': [(on) => insertMessages(on, s.queue.id, worker.id, payloads, null, ids.length)],
       cancel: [(on) => cancelMessage(on, target)],
       reschedule: [(on) => rescheduleMessage(on, target, { delaySeconds: 1 })],
       'extend the lease of another': [(on) => extendLease(on, target, 1), lease],

@@ -36,6 +36,17 @@ begin
 end`,
   ),
 
+  // For a statement that finds fewer rows inserted than it was given.
+  routine(
+    'sluice_rows_missing',
+    '',
+    'returns boolean language plpgsql',
+    () => `
+begin
+  raise exception 'the table pgqrs_messages leaves rows out: a trigger or a rule' using errcode = '${RAISED.rowsMissing}';
+end`,
+  ),
+
   // The last statement before COMMIT. Raising makes a COMMIT that was sent along a ROLLBACK: no batch commits twice.
   routine(
     'sluice_advance',
