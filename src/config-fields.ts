@@ -42,7 +42,7 @@ export interface ConfigValues {
   maxReadCount: number;
   /**
    * Time between two heartbeats of a worker, in seconds, 1 to 3,600.
-   * `PGQRS_HEARTBEAT_INTERVAL`, `heartbeat_interval`. @default 5
+   * `PGQRS_HEARTBEAT_INTERVAL`, `heartbeat_interval`. @default 2
    */
   heartbeatIntervalSeconds: number;
   /**
@@ -130,7 +130,7 @@ export const CONFIG_FIELDS: { readonly [Name in ConfigFieldName]: ConfigField<Co
   defaultLockTimeSeconds:   whole('PGQRS_DEFAULT_LOCK_TIME',  'default_lock_time_seconds',  30,        { min: 1, max: 2_592_000 }),
   defaultMaxBatchSize:      whole('PGQRS_DEFAULT_BATCH_SIZE', 'default_max_batch_size',     100,       { min: 1, max: 100_000 }),
   maxReadCount:             whole('PGQRS_MAX_READ_CT',        'max_read_ct',                5,         { min: 1, max: 2_147_483_647 }),
-  heartbeatIntervalSeconds: whole('PGQRS_HEARTBEAT_INTERVAL', 'heartbeat_interval',         5,         { min: 1, max: 3_600 }),
+  heartbeatIntervalSeconds: whole('PGQRS_HEARTBEAT_INTERVAL', 'heartbeat_interval',         2,         { min: 1, max: 3_600 }),
   pollIntervalMs:           whole('PGQRS_POLL_INTERVAL_MS',   'poll_interval_ms',           1_000,     { min: 1, max: 3_600_000 }),
   maxPayloadBytes:          whole(...validation('max_payload_size_bytes'),                  1_048_576, { min: 1, max: 268_435_455 }),
   maxStringBytes:           whole(...validation('max_string_length'),                       undefined, { min: 1, max: 268_435_455 }),

@@ -384,9 +384,9 @@ export class Consumer extends Worker {
 
   readonly #onListening = () => {
     this.#deliveries.startOver();
-    this.emit('listening');
+    queueMicrotask(() => this.emit('listening'));
   };
-  readonly #onDeaf = (reason: Error) => this.emit('deaf', reason);
+  readonly #onDeaf = (reason: Error) => queueMicrotask(() => this.emit('deaf', reason));
 }
 
 const DELAY: check.Names<Omit<ReleaseOptions, 'client'>> = { delaySeconds: true };

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { hostname as localHostname } from 'node:os';
 import * as check from './check.js';
+import { CONFIG_FIELDS } from './config-fields.js';
 import type { Db, Queryable } from './db.js';
 import { DatabaseError, QueueNotFoundError, WorkerAlreadyActiveError } from './errors/index.js';
 import { oneTransaction } from './on-client.js';
@@ -15,7 +16,7 @@ export interface WorkerOptions {
    * at a time; without, it is `hostname-<uuid>` and always new.
    */
   port?: number;
-  /** Seconds between two heartbeats, each up to a tenth early or late. @default 5 */
+  /** Seconds between two heartbeats, each up to a tenth early or late. @default 2 */
   heartbeatIntervalSeconds?: number;
   /**
    * Silence in seconds after which this process may take over the name from one that has not stopped: at least three
@@ -54,10 +55,14 @@ const ATTEMPTS = 3;
  * @throws {QueueNotFoundError} the queue was deleted
  */
 export async function register(db: Db, queue: Queue, options: WorkerOptions): Promise<Registration> {
-  const intervalSeconds = check.number('heartbeatIntervalSeconds', options.heartbeatIntervalSeconds ?? 5, {
-    min: 0.01,
-    max: 3_600,
-  });
+  const intervalSeconds = check.number(
+    'heartbeatIntervalSeconds',
+    options.heartbeatIntervalSeconds ?? CONFIG_FIELDS.heartbeatIntervalSeconds.default,
+    {
+      min: 0.01,
+      max: 3_600,
+    },
+  );
   const staleAfterSeconds = check.number(
     'staleAfterSeconds',
     options.staleAfterSeconds ?? Math.max(60, STALE_INTERVALS * intervalSeconds),

@@ -76,16 +76,13 @@ export class WorkerRow {
 
   /** Whether the last heartbeat is at most that old, by the server's clock. */
   async isHealthy(age: Age): Promise<boolean> {
-    const { seconds, minutes } = check.options('isHealthy()', age, AGE);
-    if (minutes === undefined) check.number('age.seconds', seconds, { min: 0 });
-    if (minutes !== undefined) check.number('age.minutes', minutes, { min: 0 });
-    const limit = check.number('age', (seconds ?? 0) + (minutes ?? 0) * 60, { min: 0 });
+    const limit = limitOf(age);
     return (await this.#read()).heartbeatAgeSeconds <= limit;
   }
 
   /** @returns the state that the beat found */
   async heartbeat(): Promise<WorkerStatus> {
-    const status = await sql.beat(this.on, this.which);
+    const status = (await sql.beat(this.on, [this.which])).get(this.which.id);
     if (status === undefined) throw this.user.gone();
     this.user.found?.(status);
     return status;
@@ -123,4 +120,12 @@ export class WorkerRow {
     this.user.found?.(row.info.status);
     return row;
   }
+}
+
+/** A checked age, in seconds. */
+export function limitOf(age: Age): number {
+  const { seconds, minutes } = check.options('isHealthy()', age, AGE);
+  if (minutes === undefined) check.number('age.seconds', seconds, { min: 0 });
+  if (minutes !== undefined) check.number('age.minutes', minutes, { min: 0 });
+  return check.number('age', (seconds ?? 0) + (minutes ?? 0) * 60, { min: 0 });
 }

@@ -11,13 +11,17 @@ import type { Failure } from './consume/outcome.js';
 import type { Message } from './message.js';
 import type { Incarnation } from './sql/workers.js';
 import type { Id, Queue, WorkerStatus } from './types.js';
-import { Pulse } from './worker-pulse.js';
+import { type Beat, Heart } from './worker-heart.js';
 import { Readiness } from './worker-readiness.js';
 import { register, type Registration, type WorkerOptions } from './worker-registration.js';
-import { type Age, type WorkerAction, WorkerRow } from './worker-row.js';
+import { type Age, limitOf, type WorkerAction, WorkerRow } from './worker-row.js';
 
 export type { Registration, WorkerOptions } from './worker-registration.js';
 
+/**
+ * Emitted in a turn of their own: what a listener throws is an uncaught exception, as with any EventEmitter, and no
+ * failure of what it was told about.
+ */
 export interface WorkerEvents {
   /** A heartbeat did not reach the server; the next one is tried as usual. */
   heartbeatError: [error: Error];
@@ -55,7 +59,13 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   readonly #self: Incarnation;
   readonly #row: WorkerRow;
   readonly #readiness = new Readiness(() => this.#obstacle());
-  readonly #pulse: Pulse;
+  readonly #stopBeating: () => void;
+  /** Since when no beat has arrived, where the last one failed. */
+  #beatAt = performance.now();
+  #beatFailed = false;
+  /** Asked and not answered, and how often it was asked. */
+  #asking = 0;
+  #asked = 0;
   #status: WorkerStatus = 'ready';
   #fenced: WorkerFencedError | undefined;
   #leaving = false;
@@ -73,7 +83,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
       gone: () => this.fence(),
       found: (status) => this.#found(status),
     });
-    this.#pulse = new Pulse(intervalSeconds * 1_000, () => this.#beat());
+    this.#stopBeating = Heart.of(db).join(intervalSeconds * 1_000, { self, beats: () => this.#beats() });
   }
 
   /** Registers a worker of a queue and returns what a subclass' constructor needs. */
@@ -95,8 +105,15 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
     return this.#ask((row) => row.status());
   }
 
-  /** Whether the last heartbeat is at most that old, by the server's clock. @throws {WorkerFencedError} */
-  isHealthy(age: Age): Promise<boolean> {
+  /**
+   * Whether the last heartbeat is at most that old, by the server's clock. Where beats have been failing for longer than
+   * that, the server is not asked: it may be out of reach.
+   * @throws {WorkerFencedError}
+   */
+  async isHealthy(age: Age): Promise<boolean> {
+    const limitMs = limitOf(age) * 1_000;
+    this.assertNotFenced();
+    if (this.#beatFailed && performance.now() - this.#beatAt > limitMs) return false;
     return this.#ask((row) => row.isHealthy(age));
   }
 
@@ -141,7 +158,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   /** suspended -> stopped; the heartbeat ends. @throws {InvalidStateTransitionError | WorkerFencedError} */
   async shutdown(): Promise<void> {
     await this.#move('shutdown');
-    this.#pulse.stop();
+    this.#stopBeating();
   }
 
   /**
@@ -201,7 +218,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
 
   protected fence(): WorkerFencedError {
     if (!this.#fenced) {
-      this.#pulse.stop();
+      this.#stopBeating();
       this.#fenced = new WorkerFencedError(this.workerName);
       this.#readiness.changed();
       const fenced = this.#fenced;
@@ -227,7 +244,9 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   /** One at a time, so that no answer is older than what is known: a beat must not report our own last step as news. */
   async #ask<T>(work: (row: WorkerRow) => Promise<T>): Promise<T> {
     this.assertNotFenced();
-    const turn = this.#turn.then(() => work(this.#row));
+    this.#asking++;
+    this.#asked++;
+    const turn = this.#turn.then(() => work(this.#row)).finally(() => this.#asking--);
     this.#turn = turn.catch(() => undefined);
     return turn;
   }
@@ -235,7 +254,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
   #found(status: WorkerStatus): void {
     if (status === this.#status || this.#closing) return;
     this.#become(status);
-    this.emit('status', status);
+    queueMicrotask(() => this.emit('status', status));
   }
 
   #become(status: WorkerStatus): void {
@@ -245,7 +264,7 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
 
   async #close(): Promise<void> {
     this.leave();
-    this.#pulse.stop();
+    this.#stopBeating();
     try {
       // One step: whether it was suspended before, nobody could have seen.
       if (!this.#fenced) await this.#row.stop();
@@ -254,15 +273,34 @@ export class Worker extends EventEmitter<WorkerEvents> implements AsyncDisposabl
       if (!(error instanceof SchemaNotInstalledError)) throw error;
     } finally {
       this.#become('stopped');
-      this.emit('closed');
+      queueMicrotask(() => this.emit('closed'));
     }
   }
 
-  async #beat(): Promise<void> {
-    try {
-      await this.heartbeat();
-    } catch (error) {
-      if (!this.#fenced) this.emit('heartbeatError', error as Error);
-    }
+  /** A beat of all workers of this process is about to be sent. */
+  #beats(): (beat: Beat) => void {
+    const sentAt = performance.now();
+    const { asking, asked } = { asking: this.#asking, asked: this.#asked };
+    return (beat) => {
+      this.#beatFailed = beat instanceof Error;
+      if (beat instanceof Error) {
+        // Not in the middle of the others' beats: a listener that throws must not end those.
+        if (!this.#fenced) queueMicrotask(() => this.emit('heartbeatError', beat));
+        return;
+      }
+      this.#beatAt = sentAt;
+      if (beat === undefined) this.fence();
+      // What it found may be older than what was asked meanwhile, and is told again by the next one.
+      else if (asking === 0 && asked === this.#asked) this.#beatFound(beat);
+    };
+  }
+
+  #beatFound(status: WorkerStatus): void {
+    this.#found(status);
+    if (status !== 'interrupted') return;
+    const yielding = this.#ask(async (row) => this.#become(await row.yield()));
+    yielding.catch((error: unknown) => {
+      if (!this.#fenced) queueMicrotask(() => this.emit('heartbeatError', error as Error));
+    });
   }
 }

@@ -93,6 +93,7 @@ test("a file with every key of pgqrs' is read", async () => {
     ...Config.fromDsn(DSN, Config.pgqrsDefaults).toJSON(),
     schema: 'pgqrs',
     defaultLockTimeSeconds: 5,
+    heartbeatIntervalSeconds: 5,
     whenRateLimited: 'wait',
   });
 });

@@ -11,7 +11,7 @@ const DEFAULTS = {
   defaultLockTimeSeconds: 30,
   defaultMaxBatchSize: 100,
   maxReadCount: 5,
-  heartbeatIntervalSeconds: 5,
+  heartbeatIntervalSeconds: 2,
   pollIntervalMs: 1_000,
   maxPayloadBytes: 1_048_576,
   maxStringBytes: undefined,

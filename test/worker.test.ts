@@ -221,6 +221,8 @@ test('a beat that fails is an event, and the next ones are tried until the serve
   proxy.cutAll();
   await eventually('three failures', () => errors.length >= 3);
   expect(errors[0]).toMatchObject({ code: 'CONNECTION_FAILED' });
+  // Known here, whether or not the server can be asked.
+  await eventually('ill health', async () => !(await worker.isHealthy({ seconds: 0.05 })), 2_000);
   proxy.door = 'open';
   await silence(s, worker.workerId, 1_000);
   await eventually('a beat', async () => (await row(s, worker.workerId))!.age < 1);

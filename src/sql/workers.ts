@@ -33,11 +33,14 @@ const SELECT_STATUS_BY_NAME = statement(
   'select_worker_status_by_name',
   (s) => `select status::text as status from ${s}.pgqrs_workers where name = $1`,
 );
+/** Neither a disk nor a synchronous standby is waited for: a beat that is lost in a crash is nothing, a late one is. */
 const BEAT = statement(
   'heartbeat',
   (s) => `
-  update ${s}.pgqrs_workers set heartbeat_at = now() where ${IS_MEANT}
-  returning status::text as status`,
+  update ${s}.pgqrs_workers w set heartbeat_at = now()
+  from set_config('synchronous_commit', 'off', true), unnest($1::bigint[], $2::timestamptz[]) as meant (id, incarnation)
+  where w.id = meant.id and (meant.incarnation is null or w.started_at = meant.incarnation)
+  returning w.id::text as id, w.status::text as status`,
 );
 const SELECT_WORKER = statement(
   'select_worker',
@@ -122,10 +125,11 @@ export async function selectStatusByName(on: Queryable, name: string): Promise<W
   return row?.status;
 }
 
-/** @returns the status that the row has now, or nothing when it is gone */
-export async function beat(on: Queryable, { id, incarnation }: WorkerRef): Promise<WorkerStatus | undefined> {
-  const [row] = await on.query<{ status: WorkerStatus }>(BEAT(on.schema), [id, incarnation]);
-  return row?.status;
+/** @returns the status of each row that is there, by its id */
+export async function beat(on: Queryable, workers: readonly WorkerRef[]): Promise<Map<Id, WorkerStatus>> {
+  const values = [workers.map(({ id }) => id), workers.map(({ incarnation }) => incarnation)];
+  const rows = await on.query<{ id: Id; status: WorkerStatus }>(BEAT(on.schema), values);
+  return new Map(rows.map(({ id, status }) => [id, status]));
 }
 
 /** @returns nothing when the row is gone */

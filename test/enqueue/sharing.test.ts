@@ -50,7 +50,7 @@ test('1,000 tasks that share a producer get each its own messages, in far fewer 
 test('a lone call is one statement, and so is the next one after it', async () => {
   const s = await scenario();
   const { sluice, count, forget } = await watched(s);
-  const producer = await sluice.producer('work');
+  const producer = await sluice.producer('work', { heartbeatIntervalSeconds: 3_600 });
   for (let n = 0; n < 5; n++) {
     forget();
     await producer.enqueue({ n });

@@ -100,7 +100,7 @@ test(
       ],
       'confirm a stream': [(on) => confirmStream(on, '1'), STREAM(s.schema)],
       'fence a stream': [(on) => fenceStream(on, '1', 1), STREAM(s.schema)],
-      heartbeat: [(on) => beat(on, worker)],
+      heartbeat: [(on) => beat(on, [worker])],
       'move a worker': [(on) => moveWorker(on, worker, ['ready'], 'ready')],
       'a foreign claim': [
         (on) =>
