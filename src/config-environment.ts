@@ -8,7 +8,8 @@ import { InvalidOptionError } from './errors/index.js';
  * The settings in variables. Those that hold JSON are parsed and their keys checked at once.
  * An empty variable counts as one that is not set.
  */
-export function environmentSource(env: NodeJS.ProcessEnv): ConfigSource {
+export function environmentSource(variables: NodeJS.ProcessEnv): ConfigSource {
+  const env = check.read('env', 'an object of variables', () => ({ ...variables }));
   const json = jsonVariables(env);
   checkKeys(FROM, json, JSON_PATHS);
   return {
@@ -30,7 +31,10 @@ const JSON_PATHS = Object.values(CONFIG_FIELDS)
 function jsonVariables(env: NodeJS.ProcessEnv): ConfigTree {
   const names = new Set(JSON_PATHS.map((path) => path.slice(0, path.indexOf('.'))));
   return Object.fromEntries(
-    [...names].map((name) => [name, env[name] ? parseJson(name, env[name]) : undefined]),
+    [...names].map((name) => [
+      name,
+      env[name] ? parseJson(name, check.text(`${name} (${FROM})`, env[name])) : undefined,
+    ]),
   );
 }
 

@@ -78,7 +78,7 @@ export type {
   WorkerStatus,
 } from './types.js';
 export { PayloadCheck, type PayloadRules } from './validation.js';
-export type { WorkerEvents, WorkerOptions } from './worker.js';
+export { Worker, type WorkerEvents, type WorkerOptions } from './worker.js';
 export { WorkerHandle } from './worker-handle.js';
 export type { Age } from './worker-row.js';
 export * from '../streams/index.js';

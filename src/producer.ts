@@ -9,6 +9,7 @@ import { overPool } from './over-pool.js';
 import { ClosedError } from './errors/index.js';
 import type { OutgoingRow } from './ingest/call.js';
 import { Backlog } from './ingest/backlog.js';
+import { checkKey } from './ingest/dedupe-options.js';
 import { checkDelay } from './ingest/delay.js';
 import { EnqueueSink, snapshotTooOld } from './ingest/enqueue.js';
 import {
@@ -153,6 +154,7 @@ export class Producer<In = unknown, Out = In> extends Worker {
   async #enqueue(call: string, payload: In, options: EnqueueOptions | undefined) {
     this.#assertOpen();
     const given = check.options<EnqueueOptions>(call, options, ENQUEUE);
+    if (given.dedupeKey !== undefined) checkKey(given.dedupeKey, undefined);
     const rows = await outgoingRows(this.options, [payload], checkEnqueueOptions(given), true);
     return this.#put(rows, given);
   }

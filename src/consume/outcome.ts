@@ -1,4 +1,5 @@
 import { DeadLetter, RetryAfter } from '../errors/index.js';
+import { recognisable } from '../errors/thrown.js';
 import type { Message } from '../message.js';
 import type { Release } from '../sql/settle.js';
 import type { RetryPolicy } from './retry-policy.js';
@@ -25,10 +26,11 @@ export interface Failure {
 /** What is to become of a message whose handler failed with `error`. */
 export function afterFailure(
   message: Pick<Message, 'id' | 'readCount'>,
-  error: unknown,
+  thrown: unknown,
   policy: RetryPolicy,
   maxReadCount: number,
 ): Release {
+  const error = recognisable(thrown);
   const { id, readCount } = message;
   const reason =
     error instanceof DeadLetter ? error.reason : readCount >= maxReadCount ? EXHAUSTED : undefined;
@@ -46,15 +48,17 @@ export function afterFailure(
 
 /** An error as an operator needs it: with its stack, and that of its causes. Handlers throw anything. */
 function described(error: unknown, depth = 0): string {
-  if (!(error instanceof Error)) return shown(error);
-  const own = error.stack ?? shown(error);
-  if (error.cause === undefined || depth === MAX_CAUSES) return storable(own, MAX_ERROR_LENGTH);
-  return storable(`${own}\ncaused by: ${described(error.cause, depth + 1)}`, MAX_ERROR_LENGTH);
+  return shown(error, () => {
+    if (!(error instanceof Error)) return String(error);
+    const own = error.stack ?? String(error);
+    if (error.cause === undefined || depth === MAX_CAUSES) return own;
+    return `${own}\ncaused by: ${described(error.cause, depth + 1)}`;
+  });
 }
 
-function shown(thrown: unknown): string {
+function shown(thrown: unknown, show = () => String(thrown)): string {
   try {
-    return storable(String(thrown), MAX_ERROR_LENGTH);
+    return storable(show(), MAX_ERROR_LENGTH);
   } catch {
     return 'something that cannot be shown as text';
   }

@@ -1,6 +1,7 @@
 import type { CallersClient, Db, Session } from '../db.js';
 import { withDeadline } from '../deferred.js';
 import { isAnswer, isRefusal } from '../errors/answer.js';
+import { recognisable } from '../errors/thrown.js';
 import {
   ConnectionError,
   type DatabaseError,
@@ -90,7 +91,8 @@ export function inTransaction(call: Call, db: Db, deliveries: Deliveries, by: Se
       await withDeadline('committing', ANSWER_MS, session.commit()).catch(doubted);
       session.release();
       return errors;
-    } catch (error) {
+    } catch (thrown) {
+      const error = recognisable(thrown);
       await session.leave(error instanceof CommitInDoubt ? error.cause : error);
       throw ended(session, error);
     }

@@ -5,6 +5,7 @@ import { Waiting } from '../../streams/waiting.js';
 import * as check from '../check.js';
 import { type Deferred, deferred, settledWithin } from '../deferred.js';
 import { ShutdownError, TimeoutError, WorkerFencedError } from '../errors/index.js';
+import { recognisable } from '../errors/thrown.js';
 import { onAbort } from '../on-abort.js';
 import { Holding } from './holding.js';
 import { Outcomes } from './outcomes.js';
@@ -129,7 +130,8 @@ export class Run {
       try {
         const errors = this.parts.perform(work);
         this.#settle(work, Array.isArray(errors) ? (errors as Errors) : await errors);
-      } catch (error) {
+      } catch (thrown) {
+        const error = recognisable(thrown);
         // No handler's fault: it would be the same with every message.
         if (error instanceof SettlementRefused) void this.#end(error.cause);
         this.#settle(work, Array<unknown>(held.length).fill(error ?? new Error('the handler threw nothing')));

@@ -36,3 +36,13 @@ function copyOf(error: SluiceError): Error {
   const stack = { value: error.stack, writable: true, configurable: true };
   return Object.defineProperties(copy, { ...fields, stack });
 }
+
+/** What was thrown; an error in the place of what cannot be asked what it is, such as a proxy whose traps throw. */
+export function recognisable(thrown: unknown): unknown {
+  try {
+    Object.getPrototypeOf(Object(thrown)); // as instanceof does
+    return thrown;
+  } catch {
+    return new Error('something was thrown that throws when it is looked at');
+  }
+}

@@ -64,7 +64,10 @@ function onceOf(dedupeKey: unknown, windowSeconds: number) {
   if (dedupeKey === undefined) return undefined;
   const keyOf = typeof dedupeKey === 'function' ? (dedupeKey as (...args: unknown[]) => unknown) : undefined;
   return (payload: unknown, index: number | undefined): OutgoingRow['once'] => {
-    const key = checkKey(keyOf ? keyOf(payload, index) : dedupeKey, index);
+    const asked = check.read(`dedupeKey of the item at index ${index}`, 'a function that answers', () =>
+      keyOf ? keyOf(payload, index) : dedupeKey,
+    );
+    const key = checkKey(asked, index);
     return key === undefined ? undefined : { key, windowSeconds };
   };
 }
