@@ -236,7 +236,7 @@ test('ages are by the clock of the server, and the times are those of pgqrs', as
   expect(pgqrs.oldestPendingMessage).toEqual(new Date('2020-01-01T01:00:00.123Z'));
   expect(pgqrs.newestMessage).toEqual(new Date('2020-01-01T04:00:00.123Z'));
 
-  await here.pool.query(`delete from ${here.schema}.pgqrs_messages where vt is null`);
+  await here.pool.query(`delete from ${here.schema}.pgqrs_messages where vt < '2021-01-01'`);
   const later = await here.sluice.admin.queueMetrics('work');
   expect(later.oldestReadyAgeSeconds).toBeGreaterThan(90);
   expect(later.oldestReadyAgeSeconds).toBeLessThan(150);
@@ -247,7 +247,9 @@ test('no time that a foreign client may write makes a negative age or an error',
   await pool.query(
     `insert into ${schema}.pgqrs_messages (queue_id, payload, vt, enqueued_at) values (${queue.id}, '{}', null, ${FUTURE})`,
   );
-  expect(await sluice.admin.queueMetrics('work')).toMatchObject({ ready: 1, oldestReadyAgeSeconds: 0 });
+  const { ready, oldestReadyAgeSeconds } = await sluice.admin.queueMetrics('work');
+  expect(ready).toBe(1);
+  expect(oldestReadyAgeSeconds).toBeGreaterThanOrEqual(0);
   await pool.query(`update ${schema}.pgqrs_messages set vt = '-infinity'`);
   expect(await sluice.admin.queueMetrics('work')).toMatchObject({
     ready: 1,

@@ -27,6 +27,13 @@ describe('verify', () => {
       'table pgqrs_workflow_steps is missing',
     ],
     ['a table of ours', 'drop table {s}.sluice_streams', 'table sluice_streams is missing'],
+    ['the places of walks', 'drop table {s}.sluice_walks', 'table sluice_walks is missing'],
+    [
+      'what gives messages a time',
+      'drop function {s}.sluice_give_time() cascade',
+      'function sluice_give_time is missing',
+      'trigger sluice_give_time on pgqrs_messages is missing',
+    ],
     ['the messages table', 'drop table {s}.pgqrs_messages cascade', 'table pgqrs_messages is missing'],
     ['the bookkeeping table', 'drop table {s}._sqlx_migrations', 'table _sqlx_migrations is missing'],
     [

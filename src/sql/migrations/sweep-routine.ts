@@ -35,7 +35,7 @@ begin
   -- Messages that nobody holds and that have no time are due, and claims do not find them. A trigger gives one to what
   -- comes now: these were there before it, and stand at the end of the index.
   if after_vt is null then
-    update ${s}.pgqrs_messages m set vt = now() where m.ctid = any (array(
+    update ${s}.pgqrs_messages m set vt = least(m.enqueued_at, now()) where m.ctid = any (array(
       select t.ctid from ${s}.pgqrs_messages t
       where t.queue_id = queue and t.archived_at is null and t.vt is null and t.consumer_worker_id is null
       order by t.vt, t.id limit wanted for update of t skip locked));

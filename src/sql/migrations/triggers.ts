@@ -107,14 +107,14 @@ end`,
         and not new.origin is distinct from old.origin))`,
   ),
 
-  // A message that has no time and is nobody's is due: the order of delivery has no place for it.
+  // A message that has no time and is nobody's has been due since it came: the order of delivery has no place for it.
   routine(
     'sluice_give_time',
     '',
     `returns trigger language plpgsql security definer ${BY_KEY}`,
     (s) => `
 begin
-  update ${s}.pgqrs_messages m set vt = now() where m.id = new.id and m.vt is null;
+  update ${s}.pgqrs_messages m set vt = least(m.enqueued_at, now()) where m.id = new.id and m.vt is null;
   return null;
 end`,
   ),
@@ -229,7 +229,7 @@ begin
   end if;
   if tg_op = 'INSERT' then
     if new.vt is null and new.consumer_worker_id is null and new.archived_at is null then
-      update ${s}.pgqrs_messages m set vt = now() where m.id = new.id and m.vt is null;
+      update ${s}.pgqrs_messages m set vt = least(m.enqueued_at, now()) where m.id = new.id and m.vt is null;
     end if;${ring}
   end if;
   return null;
