@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { within } from '../support/eventually.js';
+import { eventually, within } from '../support/eventually.js';
 import { numbered, scenario } from '../support/scenario.js';
 import { expectNothingLeft, numbers } from './support.js';
 
@@ -28,4 +28,34 @@ test.each([
   const delivered = await test.delivered();
   expect(delivered).toEqual(numbers(delivered.length));
   await expectNothingLeft(test);
+});
+
+test('a source that hangs is told that it may go, also where it was read over to begin with', async () => {
+  const test = await scenario();
+  const producer = await test.producer();
+  await producer.ingest(numbered(10), { ...OPTIONS, resume: 'load' });
+  let returned = 0;
+  const source: AsyncIterable<{ n: number }> = {
+    [Symbol.asyncIterator]: () => {
+      const items = numbered(25);
+      return {
+        next: () => {
+          const next = items.next();
+          return next.done ? new Promise(() => undefined) : Promise.resolve(next);
+        },
+        return: () => {
+          returned++;
+          return Promise.resolve({ done: true as const, value: undefined });
+        },
+      };
+    },
+  };
+  const abort = new AbortController();
+  const options = { ...OPTIONS, resume: 'load', signal: abort.signal };
+  const loading = producer.ingest(source, options);
+  await eventually('what is there', async () => (await test.count()) === 25);
+  abort.abort();
+  await expect(within(10_000, 'the ingest', loading)).rejects.toMatchObject({ code: 'ABORT_ERR' });
+  await eventually('the source to be let go', () => returned > 0);
+  expect(returned).toBe(1);
 });
