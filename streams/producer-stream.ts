@@ -38,6 +38,8 @@ type Callback = (error?: Error | null) => void;
  */
 interface Filling<T> {
   readonly batch: FillingBatch<T>;
+  /** Of the batch, when the last item was taken. */
+  bytes: number;
   linger: NodeJS.Timeout | undefined;
   due: boolean;
   /** Of the write that made it full: the source waits until the batch has its place. */
@@ -184,24 +186,20 @@ export class ProducerStream<T> extends EventfulWritable {
   #take(item: T, payload: unknown, callback: Callback): void {
     // Looked up this late: while the item was validated, the batch that was filling may have been sent.
     const filling = this.#current();
-    const { batch } = filling;
-    const before = batch.bytes;
     try {
-      batch.append(item, payload, this.#index);
+      filling.batch.append(item, payload, this.#index);
     } catch (error) {
       this.#reject(item, error, callback);
       return;
     }
-    this.#taken(filling, batch.bytes - before, callback);
+    this.#taken(filling, callback);
   }
 
   /** The stream may go on without an item that cannot be stored, if it was told to. */
   #reject(item: T, error: unknown, callback: Callback): void {
     const filling = this.#current();
-    const { batch } = filling;
-    const before = batch.bytes;
     try {
-      if (batch.reject(item, error, this.#index)) this.#taken(filling, batch.bytes - before, callback);
+      if (filling.batch.reject(item, error, this.#index)) this.#taken(filling, callback);
       else this.#refuse(error, callback);
     } catch (worse) {
       this.#refuse(worse, callback);
@@ -209,21 +207,22 @@ export class ProducerStream<T> extends EventfulWritable {
   }
 
   #current(): Filling<T> {
-    this.#filling ??= { batch: this.sink.batch(), linger: undefined, due: false, full: undefined };
+    this.#filling ??= { batch: this.sink.batch(), bytes: 0, linger: undefined, due: false, full: undefined };
     return this.#filling;
   }
 
-  #taken(filling: Filling<T>, bytes: number, callback: Callback): void {
-    const { batch } = filling;
+  #taken(filling: Filling<T>, callback: Callback): void {
+    const { count, bytes } = filling.batch;
     this.#tally.taken();
     this.#index++;
-    const mustYield = this.#stint.isOver(bytes);
-    if (batch.count >= this.options.batchSize || batch.bytes >= this.options.batchBytes) {
+    const mustYield = this.#stint.isOver(bytes - filling.bytes);
+    filling.bytes = bytes;
+    if (count >= this.options.batchSize || bytes >= this.options.batchBytes) {
       filling.full = callback;
       this.#due(filling);
       return;
     }
-    if (batch.count === 1) filling.linger = setTimeout(() => this.#due(filling), this.options.lingerMs);
+    if (count === 1) filling.linger = setTimeout(() => this.#due(filling), this.options.lingerMs);
     if (mustYield) setImmediate(callback);
     else callback();
   }

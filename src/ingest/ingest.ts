@@ -80,23 +80,23 @@ async function pourItems<T>(
   const reader = new SourceReader(items);
   const letGo = () => reader.letGo();
   // It may have ended while the items were opened.
-  if (stream.destroyed) letGo();
-  else stream.once('close', letGo);
+  if (stream.destroyed) {
+    letGo();
+    return;
+  }
+  stream.once('close', letGo);
   const stint = new Stint();
-  for (let index = 0; !stream.destroyed; index++) {
-    const next = reader.next();
-    const { value: item, done } = next instanceof Promise ? await next : next;
-    if (done) break;
+  const read = await reader.forEach((item, index) => {
+    if (stream.destroyed) return false;
     if (skip && skip.covers(item)) {
       if (skip.found) stream.beginAt(index + 1);
-      if (stint.isOver(0)) await nextTurn();
-    } else if (item === null) {
-      throw new PayloadInvalidError(index, 'Node streams carry no bare null: wrap it');
-    } else if (!stream.write(item)) {
-      await new Promise<void>((resolve) => stream.once('drain', resolve));
+      return stint.isOver(0) ? nextTurn() : true;
     }
-  }
-  if (stream.destroyed) return;
+    if ((item as unknown) === null)
+      throw new PayloadInvalidError(index, 'Node streams carry no bare null: wrap it');
+    return stream.write(item) || new Promise<void>((resolve) => stream.once('drain', resolve));
+  });
+  if (!read) return;
   if (skip) skip.assertFound();
   stream.end();
 }

@@ -31,7 +31,7 @@ export async function openItems<T>(open: OpenItems<T>, position: string | undefi
 
 type Next<T> = IteratorResult<T, unknown>;
 
-/** Reads items one at a time. What their iterator throws becomes an IngestError. */
+/** Reads items one by one. What their iterator throws becomes an IngestError. */
 export class SourceReader<T> {
   readonly #iterator: Iterator<T> | AsyncIterator<T>;
   readonly #isAsync: boolean;
@@ -48,9 +48,28 @@ export class SourceReader<T> {
     }
   }
 
-  /** The next item, at once where it is there: to await every one would cost a fifth of the rate. */
-  next(): Next<T> | Promise<Next<T>> {
-    return this.#isAsync ? this.#nextLater() : this.#nextNow();
+  /**
+   * Resolves when there are no more items, or with false when no more were wanted.
+   * @param take gets each item and its place; answers false to end it, or a promise to have the next one wait
+   */
+  async forEach(take: (item: T, index: number) => Promise<unknown> | boolean): Promise<boolean> {
+    for (let index = 0; ; index++) {
+      let next;
+      try {
+        // What is there already is not awaited: that would cost a fifth of the rate.
+        next = this.#isAsync ? await this.#iterator.next() : (this.#iterator.next() as Next<T>);
+      } catch (error) {
+        this.#over = true;
+        throw new IngestError(error);
+      }
+      if (next.done) {
+        this.#over = true;
+        return true;
+      }
+      const taken = take(isThenable(next.value) ? await promised(next.value) : next.value, index);
+      if (taken === false) return false;
+      if (taken !== true) await taken;
+    }
   }
 
   /** Tells items that were not read to their end that they may go. Nobody waits for that: they may hang in one. */
@@ -59,33 +78,6 @@ export class SourceReader<T> {
     this.#over = true;
     if (this.items instanceof Readable) this.items.destroy();
     else void (async () => this.#iterator.return?.())().catch(() => undefined);
-  }
-
-  #nextNow(): Next<T> | Promise<Next<T>> {
-    let next;
-    try {
-      next = this.#iterator.next() as Next<T | PromiseLike<T>>;
-    } catch (error) {
-      throw this.#broken(error);
-    }
-    if (next.done) this.#over = true;
-    else if (isThenable(next.value)) return promised(next.value);
-    return next as Next<T>;
-  }
-
-  async #nextLater(): Promise<Next<T>> {
-    try {
-      const next = await this.#iterator.next();
-      if (next.done) this.#over = true;
-      return next;
-    } catch (error) {
-      throw this.#broken(error);
-    }
-  }
-
-  #broken(error: unknown): IngestError {
-    this.#over = true;
-    return new IngestError(error);
   }
 }
 
@@ -96,9 +88,9 @@ function isThenable<T>(value: T | PromiseLike<T>): value is PromiseLike<T> {
 }
 
 /** An iterable of promises is one of what they promise. */
-async function promised<T>(value: PromiseLike<T>): Promise<Next<T>> {
+async function promised<T>(value: PromiseLike<T>): Promise<T> {
   try {
-    return { value: await value, done: false };
+    return await value;
   } catch (error) {
     throw new IngestError(error);
   }
