@@ -1,6 +1,6 @@
 import type { Transaction } from '../sql/batches.js';
 import type { FlushMethod } from './flush.js';
-import type { Reject } from './rejects.js';
+import type { Rejected } from './rejects.js';
 import type { Rows } from './rows.js';
 
 /** One batch on its way: its rows, where it ends in the source, and what is known of its transactions. */
@@ -20,7 +20,7 @@ export class Batch {
     /** Those that are going to be in. */
     public rows: Rows,
     /** Items that are not among the rows, and not reported yet. */
-    readonly rejects: Reject[],
+    readonly rejects: Rejected[],
     /** Items of the source that it accounts for. */
     readonly items: number,
     /** Source position of the last of them. */

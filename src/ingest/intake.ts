@@ -3,7 +3,7 @@ import { PayloadInvalidError } from '../errors/index.js';
 import { Batch } from './batch.js';
 import { checkKey } from './dedupe-options.js';
 import { checkDelay } from './delay.js';
-import { Rejects, type Reject } from './rejects.js';
+import { type Rejected, Rejects } from './rejects.js';
 import { checkPosition, type ResumeOptions } from './resume.js';
 import type { Rows } from './rows.js';
 
@@ -19,7 +19,7 @@ export interface IntakeOptions<T> {
 export class Intake<T> implements FillingBatch<T> {
   /** Items so far: rows and rejects. */
   count = 0;
-  readonly #rejects: Reject[] = [];
+  readonly #rejects: Rejected[] = [];
   /** Rejects wait for their batch like rows, and in its bounds. */
   #rejectedBytes = 0;
   #keyBytes = 0;
@@ -56,9 +56,9 @@ export class Intake<T> implements FillingBatch<T> {
     this.count++;
     const { code, message } = error;
     const reason = error instanceof PayloadInvalidError ? error.reason : message;
-    const reject = { index, code, reason, item };
-    this.#rejectedBytes += rejects.keep(reject);
-    this.#rejects.push(reject);
+    const rejected: Rejected = { reject: { index, code, reason, item }, reported: false };
+    this.#rejectedBytes += rejects.keep(rejected);
+    this.#rejects.push(rejected);
     return true;
   }
 

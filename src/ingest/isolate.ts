@@ -7,7 +7,7 @@ import type { Incarnation } from '../sql/workers.js';
 import type { Id } from '../types.js';
 import type { Batch } from './batch.js';
 import { lookThrough, type Refused } from './find-refused.js';
-import type { Reject } from './rejects.js';
+import type { Rejected } from './rejects.js';
 
 export interface IsolateTarget {
   db: Db;
@@ -39,14 +39,12 @@ export async function isolate(
     ({ index, cause }) =>
       new PayloadInvalidError(rows.indexes[index], `the server refuses it: ${cause.message}`, { cause }),
   );
-  const rejects: Reject[] = errors.map(({ index = 0, code, reason }, at) => ({
-    index,
-    code,
-    reason,
-    text: rows.json(refused[at]?.index ?? 0),
+  const rejects: Rejected[] = errors.map(({ index = 0, code, reason }, at) => ({
+    reject: { index, code, reason, text: rows.json(refused[at]?.index ?? 0) },
+    reported: false,
   }));
   batch.rejects.push(...rejects);
-  batch.rejects.sort((a, b) => a.index - b.index);
+  batch.rejects.sort((a, b) => a.reject.index - b.reject.index);
   batch.rows = rows.pick([...rows.indexes.keys()].filter((row) => !bad.has(row)));
   return errors;
 }

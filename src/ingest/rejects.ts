@@ -21,6 +21,15 @@ export interface Reject<T = unknown> {
   text?: string;
 }
 
+/** A reject on its way, with its batch. */
+export interface Rejected {
+  readonly reject: Reject;
+  /** What it becomes in the queue of rejects; made when it is needed, or sooner, while the item is as it was. */
+  message?: RejectMessage;
+  /** Handed to `onReject`. */
+  reported: boolean;
+}
+
 /** Most rejects: how many, or their share of all items so far, looked at when a batch is sent. */
 export type MaxRejects = number | { ratio: number };
 
@@ -40,11 +49,9 @@ export class Rejects {
   queue: Queue | undefined;
   #doorbell: Doorbell | undefined;
   #ended: AbortSignal | undefined;
-  readonly #messages = new WeakMap<Reject, RejectMessage>();
   readonly #inFlight: Batch[] = [];
   /** Of the batches that are committed. */
   readonly #done = { items: 0, rejected: 0 };
-  readonly #reported = new WeakSet<Reject>();
   /** One call after the other, also when a batch goes back in the middle of one. */
   #reporting: Promise<void> = Promise.resolve();
 
@@ -74,10 +81,9 @@ export class Rejects {
   }
 
   /** The item as it is now: its source may go on to change it. @returns how many bytes it holds */
-  keep(reject: Reject): number {
-    const { meantFor, maxPayloadBytes } = this.options;
-    const message = rejectMessage(reject, meantFor, maxPayloadBytes);
-    if (this.options.rejectTo !== undefined) this.#messages.set(reject, message);
+  keep(rejected: Rejected): number {
+    const message = this.#messageOf(rejected);
+    if (this.options.rejectTo !== undefined) rejected.message = message;
     return message.heldBytes;
   }
 
@@ -109,19 +115,19 @@ export class Rejects {
 
   /** Whether there are rejects of the batch that have to be reported. */
   hasNews({ rejects }: Batch): boolean {
-    return this.options.onReject !== undefined && rejects.some((reject) => !this.#reported.has(reject));
+    return this.options.onReject !== undefined && rejects.some(({ reported }) => !reported);
   }
 
   /** Hands over each reject of the batch once, in order. @throws {OnRejectError} the callback threw */
   report({ rejects }: Batch): Promise<void> {
-    const news = rejects.filter((reject) => !this.#reported.has(reject));
-    for (const reject of news) this.#reported.add(reject);
+    const news = rejects.filter(({ reported }) => !reported);
+    for (const rejected of news) rejected.reported = true;
     this.#reporting = this.#reporting.then(() => this.#tell(news));
     return this.#reporting;
   }
 
-  async #tell(rejects: readonly Reject[]): Promise<void> {
-    for (const reject of rejects) {
+  async #tell(news: readonly Rejected[]): Promise<void> {
+    for (const { reject } of news) {
       if (this.#ended?.aborted) return;
       try {
         await this.options.onReject?.(reject as Reject<never>);
@@ -133,10 +139,12 @@ export class Rejects {
 
   /** The batch's rejects as messages. */
   messages({ rejects }: Batch): RejectMessage[] {
-    return rejects.map((reject) => {
-      if (!this.#messages.has(reject)) this.keep(reject);
-      return this.#messages.get(reject) as RejectMessage;
-    });
+    return rejects.map((rejected) => (rejected.message ??= this.#messageOf(rejected)));
+  }
+
+  #messageOf({ reject }: Rejected): RejectMessage {
+    const { meantFor, maxPayloadBytes } = this.options;
+    return rejectMessage(reject, meantFor, maxPayloadBytes);
   }
 }
 
