@@ -174,7 +174,8 @@ export class Consumer extends Worker {
     const { lockSeconds = this.#lockSeconds } = check.options(call, options, LEASE);
     checkLock(lockSeconds);
     this.assertReady();
-    return this.#deliveries.claim<T>({ limit, maxBytes: messageMemory.limitBytes }, lockSeconds);
+    const room = { limit, maxBytes: messageMemory.limitBytes };
+    return this.#deliveries.handOut<T>(await this.#deliveries.claim<T>({ room, lockSeconds }));
   }
 
   /**

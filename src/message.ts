@@ -59,6 +59,7 @@ export class Message<T = unknown> implements StoredMessage<T> {
   readonly #bytes: number;
   #settledAs: SettledAs | undefined;
   #over = false;
+  #isSuspect = false;
 
   /** @param bytes of the payload, as it was received */
   constructor(stored: StoredMessage, payload: T, holder: Holder, bytes: number) {
@@ -134,6 +135,16 @@ export class Message<T = unknown> implements StoredMessage<T> {
   /** @internal what its own methods have made of it */
   get settledAs(): SettledAs | undefined {
     return this.#settledAs;
+  }
+
+  /** @internal its last lease ran out: for all that is known it ends the processes that handle it */
+  get isSuspect(): boolean {
+    return this.#isSuspect;
+  }
+
+  /** @internal */
+  suspect(): void {
+    this.#isSuspect = true;
   }
 
   /**

@@ -21,6 +21,12 @@ export class Waiting<M> {
     return first ? performance.now() - first.sinceMs : 0;
   }
 
+  /** The one that `take` takes next. */
+  get first(): M | undefined {
+    const [first] = this.#arrivals;
+    return first?.messages[first.next];
+  }
+
   add(messages: readonly M[]): void {
     if (messages.length === 0) return;
     this.#arrivals.push({ messages: [...messages], next: 0, sinceMs: performance.now() });

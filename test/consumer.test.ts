@@ -333,7 +333,9 @@ test('the row trigger for foreign claims leaves ours alone', async () => {
          new.consumer_worker_id is not null and new.consumer_worker_id is distinct from old.consumer_worker_id
          and new.origin is not distinct from old.origin) execute function ${s.schema}.tripwire()`,
   );
-  const [one, two] = [await s.consumer(), await s.consumer()] as [Consumer, Consumer];
+  // Their leases run out each time: so often that one alone would come is far off.
+  const options = { maxReadCount: 20 };
+  const [one, two] = [await s.consumer(options), await s.consumer(options)] as [Consumer, Consumer];
   for (const consumer of [one, two, one]) {
     expect(await consumer.dequeueMany(2)).toHaveLength(2);
     await expire(s);

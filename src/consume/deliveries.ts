@@ -1,16 +1,14 @@
-import type { Room } from '../../streams/claim-loop.js';
 import type { CallersClient, Db, Session } from '../db.js';
-import { isAnswer, tookTooLong } from '../errors/answer.js';
 import { STEP_ENTRIES } from '../in-steps.js';
-import { type Holder, Message } from '../message.js';
+import type { Holder, Message } from '../message.js';
 import { oneTransaction } from '../on-client.js';
 import * as claims from '../sql/claim.js';
 import { type Persistence, retrying } from '../retrying.js';
 import * as settle from '../sql/settle.js';
 import type { Place } from '../sql/walk.js';
 import type { Incarnation } from '../sql/workers.js';
-import type { StoredMessage } from '../types.js';
 import { type Acknowledgement, Acknowledgements, Asked } from './acknowledgements.js';
+import { type Asking, Claims } from './claims.js';
 import { Floor } from './floor.js';
 import { afterFailure, type Failure } from './outcome.js';
 import type { RetryPolicy } from './retry-policy.js';
@@ -39,16 +37,13 @@ const LAST_ANSWER_MS = 2_000;
 const MAX_GIVEN_BACK = 5_000;
 const GIVE_BACK_ONCE: Persistence = { baseMs: 0, maxMs: 0, retries: 0 };
 
-/**
- * What a consumer and the server have to say to each other about messages. Acknowledgements that are waiting when a
- * claim begins travel with it; they never wait for one.
- */
+/** What a consumer and the server have to say to each other about messages. */
 export class Deliveries implements Holder {
   readonly #floor = new Floor();
   readonly #done: Record<settle.SettledBy, Acknowledgements>;
   readonly #releases: Acknowledgements<settle.Release>;
   readonly #returns: Acknowledgements;
-  readonly #claims = new Set<Promise<unknown>>();
+  readonly #claims: Claims;
 
   constructor(private readonly options: DeliveriesOptions) {
     const { hurry, worker } = options;
@@ -66,6 +61,14 @@ export class Deliveries implements Holder {
       }),
       delete: new Acknowledgements({ send: done('delete'), hurry }),
     };
+    this.#claims = new Claims({
+      ...options,
+      floor: this.#floor,
+      done: this.#done,
+      holder: this,
+      answered: (what, work, signal) => this.#answered(what, work, signal),
+      onUnreadable: (message, error) => void this.#unreadable(message, error),
+    });
     this.#releases = new Acknowledgements({
       send: (releases, onSending) => this.#release(releases, onSending),
       hurry,
@@ -76,29 +79,9 @@ export class Deliveries implements Holder {
     });
   }
 
-  /**
-   * Claims up to `limit` messages that are due, in the order in which they became so.
-   * @param onSending called when a statement is about to be sent: leases begin after that
-   */
-  async claim<T>(
-    room: Room,
-    lockSeconds: number,
-    hurry = this.options.hurry,
-    onSending: () => void = () => undefined,
-  ): Promise<Message<T>[]> {
-    const floor = this.#floor.next();
-    const { messages, left } = await this.#claim<T>(room, lockSeconds, floor, hurry, onSending);
-    if (!floor || !left) return messages;
-    // There may be more before the floor. What is in hand already stays in hand.
-    const { messages: more } = await this.#claim<T>(left, lockSeconds, undefined, hurry, onSending).catch(
-      (error: unknown) => {
-        if (messages.length === 0) throw error;
-        return { messages: [] };
-      },
-    );
-    // With a lease of no time the same messages may have come again.
-    const again = new Set(more.map(({ id }) => id));
-    return [...more, ...messages.filter(({ id }) => !again.has(id))];
+  /** Claims what there is room for of the messages that are due, in the order in which they became so. */
+  claim<T>(asking: Omit<Asking, 'hurry'> & { hurry?: AbortSignal }): Promise<Message<T>[]> {
+    return this.#claims.claim<T>({ hurry: this.options.hurry, ...asking });
   }
 
   /** ms until the next message is due, 0 when one is; nothing when none is waiting. */
@@ -190,6 +173,34 @@ export class Deliveries implements Holder {
     );
   }
 
+  /** Whether its next lease may not run out: what ends its process now is buried. */
+  isLastChance(message: Message): boolean {
+    return message.isSuspect && message.readCount >= this.options.claimable.maxReadCount;
+  }
+
+  /**
+   * What of a claim its caller gets. A last chance comes alone, and is marked first: from then on it may be handled. In
+   * two steps, or one whose claim was not answered would be taken for one that ended its process.
+   */
+  async handOut<T>(messages: Message<T>[]): Promise<Message<T>[]> {
+    const last = messages.find((message) => this.isLastChance(message));
+    if (!last) return messages;
+    const [held] = await Promise.all([
+      this.markBegun(last).catch(() => true),
+      this.giveBack(messages.filter((message) => message !== last)),
+    ]);
+    return held ? [last] : [];
+  }
+
+  /** A handler is about to begin on a last chance. @returns whether it is still held */
+  async markBegun(held: settle.Delivery): Promise<boolean> {
+    return first(
+      await this.#answered('marking a last delivery', (on) =>
+        settle.markBegun(on, this.options.worker, [held]),
+      ),
+    );
+  }
+
   /** Never waits behind the work. */
   renew(held: readonly settle.Delivery[], lockSeconds: number): Promise<settle.Renewal[]> {
     return settle.renewLeases(this.options.db.urgent, this.options.worker, held, lockSeconds);
@@ -250,52 +261,9 @@ export class Deliveries implements Holder {
 
   /** Resolves when no acknowledgement is waiting or under way. */
   async idle(): Promise<void> {
-    await Promise.all(this.#claims);
+    await this.#claims.idle();
     const { archive, delete: deleted } = this.#done;
     await Promise.all([archive, deleted, this.#releases, this.#returns].map((kind) => kind.idle()));
-  }
-
-  /** @returns `left`: what there is still room for, where the queue may have it */
-  async #claim<T>(
-    { limit, maxBytes }: Room,
-    lockSeconds: number,
-    floor: claims.Place | undefined,
-    hurry: AbortSignal,
-    onSending: () => void,
-  ): Promise<{ messages: Message<T>[]; left: Room | undefined }> {
-    const claiming = this.#answered(
-      'claiming messages',
-      (on) => {
-        onSending();
-        const { claimable, worker } = this.options;
-        return this.#claimOn(on, { ...claimable, limit, maxBytes, worker, lockSeconds, floor, begun: true });
-      },
-      hurry,
-    );
-    const claim = claiming.catch(() => undefined).finally(() => this.#claims.delete(claim));
-    this.#claims.add(claim);
-    const { messages, last, bytes, more } = await claiming;
-    if (!messages) throw this.options.fenced();
-    const isFull = more || messages.length === limit;
-    if (last && isFull) this.#floor.moveTo(last);
-    else this.#floor.reset();
-    const left = { limit: limit - messages.length, maxBytes: maxBytes - bytes };
-    return {
-      messages: messages.map((message) => this.#read<T>(message)).filter((message) => message !== undefined),
-      left: isFull || left.maxBytes <= 0 ? undefined : left,
-    };
-  }
-
-  /** A message whose payload cannot be parsed has failed, as if its handler had. */
-  #read<T>(stored: StoredMessage<string>): Message<T> | undefined {
-    const json = stored.payload;
-    const bytes = Buffer.byteLength(json);
-    try {
-      return new Message(stored, this.options.parsePayload(json) as T, this, bytes);
-    } catch (error) {
-      void this.#unreadable(new Message(stored, json, this, bytes), error);
-      return undefined;
-    }
   }
 
   async #unreadable(message: Message, error: unknown): Promise<void> {
@@ -305,25 +273,6 @@ export class Deliveries implements Holder {
     if (!held) return;
     const retrySeconds = dead ? undefined : release.delaySeconds;
     this.options.onUnreadable({ message, error, retrySeconds, deadReason: dead?.reason });
-  }
-
-  /** What is settled along with a claim never fails it: refused, or in the way, it goes on its own. */
-  async #claimOn(on: Session, claim: claims.Claim): Promise<claims.Claimed> {
-    const by = this.#done.archive.waiting >= this.#done.delete.waiting ? 'archive' : 'delete';
-    const done = this.#done[by];
-    const waiting = done.take();
-    if (waiting.length === 0) return claims.claimMessages(on, claim);
-    try {
-      const held = waiting.map(({ delivery }) => delivery);
-      const claimed = await claims.claimMessages(on, { ...claim, settlement: { by, held } });
-      if (claimed.settled === 'refused') done.again(waiting);
-      else done.answered(waiting, claimed.settled);
-      return claimed;
-    } catch (error) {
-      done.again(waiting, error);
-      if (!isAnswer(error) || tookTooLong(error)) throw error;
-      return claims.claimMessages(on, claim);
-    }
   }
 
   #answered<R>(what: string, work: (on: Session) => Promise<R>, signal = this.options.hurry): Promise<R> {

@@ -16,6 +16,8 @@ export interface HoldingParts {
 
 export interface HoldingOptions extends HoldingParts {
   lockSeconds: number;
+  /** How many more messages would be handled at once. @default 1 */
+  freeSlots?: () => number;
   /** Called when there may be memory for a claim that found none. */
   onRoom: () => void;
 }
@@ -95,10 +97,12 @@ export class Holding implements MessageSource<Held> {
   }
 
   async #claim(room: Room, hurry: AbortSignal): Promise<Held[]> {
-    const { deliveries, lockSeconds } = this.options;
+    const { deliveries, lockSeconds, freeSlots = () => 1 } = this.options;
     let sinceMs: number | undefined;
     const sending = () => (sinceMs ??= performance.now());
-    const messages = await deliveries.claim(room, lockSeconds, hurry, sending);
+    // What may end this process is not held ahead: whatever is would be taken for what did.
+    const suspectsAtMost = Math.max(1, freeSlots());
+    const messages = await deliveries.claim({ room, lockSeconds, hurry, onSending: sending, suspectsAtMost });
     const untilMs = (sinceMs ?? performance.now()) + lockSeconds * 1_000;
     return messages.map((message) => {
       const held = new Held(message, untilMs);

@@ -1,12 +1,14 @@
+import { isAnswer, tookTooLong } from '../errors/answer.js';
 import { LeaseLostError } from '../errors/index.js';
 import type { Delivery, Renewal } from '../sql/settle.js';
+import { Reach } from './reach.js';
 
 /** Of a lease's time: it is renewed when less than that is left. */
 const RENEW_BELOW = 2 / 3;
 /** Looks at the leases in the time of one: a renewal that failed is made again in time. */
 const LOOKS = 6;
 /** In one statement. */
-const CHUNK = 5_000;
+const MAX_RENEWED = 5_000;
 
 /** The lease of one delivery in this process' hands. */
 export interface Lease {
@@ -36,6 +38,7 @@ export class Leases {
   readonly #leases = new Set<Lease>();
   readonly #timer: NodeJS.Timeout;
   readonly #lockMs: number;
+  readonly #reach = new Reach(MAX_RENEWED);
   #renewing = false;
 
   constructor(private readonly options: LeasesOptions) {
@@ -76,14 +79,26 @@ export class Leases {
       return;
     }
     this.#renewing = true;
-    for (let at = 0; at < due.length; at += CHUNK) await this.#renew(due.slice(at, at + CHUNK));
+    for (let at = 0, size; at < due.length; at += size) {
+      size = this.#reach.size;
+      await this.#renew(due.slice(at, at + size));
+    }
     this.#renewing = false;
   }
 
+  /** Of as many as the server manages in its time: where that was too short, at once of half as many. */
   async #renew(leases: readonly Lease[]): Promise<void> {
     try {
       await this.#renewed(leases, this.options.lockSeconds);
+      this.#reach.managed(leases.length);
     } catch (error) {
+      if (tookTooLong(error)) this.#reach.tookTooLong(leases.length);
+      if (tookTooLong(error) && isAnswer(error) && leases.length > 1) {
+        const half = Math.ceil(leases.length / 2);
+        await this.#renew(leases.slice(0, half));
+        await this.#renew(leases.slice(half));
+        return;
+      }
       this.options.onRenewError(error as Error);
       this.#loseEnded(leases, error);
     }

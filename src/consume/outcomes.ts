@@ -49,6 +49,7 @@ export class Outcomes {
     this.options.leases.remove(held);
     this.summary[became]++;
     if (became === 'lost') this.options.onLost(held.message, held.lost);
+    held.onOver?.();
   }
 
   done(held: Held): void {
@@ -98,6 +99,7 @@ export class Outcomes {
   broken(held: Held, error: Error): void {
     this.options.leases.remove(held);
     this.options.onRefused(error);
+    held.onOver?.();
     this.#close();
   }
 

@@ -36,9 +36,13 @@ export function reading<T>(parts: HoldingParts, options: ReadingOptions): Messag
     memory: holding.memory,
     isOver: (held) => held.isOver,
     refresh: (held) => {
-      if (held.leftMs >= lockSeconds * 1_000 * FRESH) return undefined;
+      const isLast = parts.deliveries.isLastChance(held.message);
+      if (held.leftMs >= lockSeconds * 1_000 * FRESH && !isLast) return undefined;
       // Where the server can't be asked, what is left must do.
-      return holding.leases.extend([held], lockSeconds).then(ignore, ignore);
+      const extended = holding.leases.extend([held], lockSeconds).then(ignore, ignore);
+      if (!isLast) return extended;
+      const marked = parts.deliveries.markBegun(held.message).then(ignore, ignore);
+      return Promise.all([extended, marked]).then(ignore);
     },
     unwrap: (held) => held.message as Message<T>,
     onHandedOut: (held) => {

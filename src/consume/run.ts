@@ -7,6 +7,7 @@ import { type Deferred, deferred, settledWithin } from '../deferred.js';
 import { ShutdownError, TimeoutError, WorkerFencedError } from '../errors/index.js';
 import { recognisable } from '../errors/thrown.js';
 import { onAbort } from '../on-abort.js';
+import { handlersAtWork } from './at-work.js';
 import { Holding } from './holding.js';
 import { Outcomes } from './outcomes.js';
 import { Pace } from './pace.js';
@@ -71,7 +72,12 @@ export class Run {
         giveBack: (held) => this.#holding.giveBackSurplus(held),
       });
     }
-    this.#holding = new Holding({ ...parts, lockSeconds, onRoom: () => this.#claims.poke() });
+    this.#holding = new Holding({
+      ...parts,
+      lockSeconds,
+      freeSlots: () => atOnce - this.#running - this.#waiting.count,
+      onRoom: () => this.#claims.poke(),
+    });
     this.#outcomes = new Outcomes({
       ...parts,
       onSuccess: options.onSuccess,
@@ -124,22 +130,15 @@ export class Run {
 
   /** One message, or batch, after the other, for as long as there are some. Never rejects. */
   async #workOn(): Promise<void> {
-    for (let held; (held = this.#take()).length > 0;) {
-      const work = new Work(held, this.#extend);
-      this.#begin(work);
-      try {
-        const errors = this.parts.perform(work);
-        this.#settle(work, Array.isArray(errors) ? (errors as Errors) : await errors);
-      } catch (thrown) {
-        const error = recognisable(thrown);
-        // No handler's fault: it would be the same with every message.
-        if (error instanceof SettlementRefused) void this.#end(error.cause);
-        this.#settle(work, Array<unknown>(held.length).fill(error ?? new Error('the handler threw nothing')));
-      }
-      const now = performance.now();
-      this.#finish(work, now);
+    for (;;) {
+      while (handlersAtWork.closed) await handlersAtWork.closed;
+      const held = this.#take();
+      const [first] = held;
+      if (!first) break;
+      const handling = this.#isLastChance(first) ? this.#handleAlone(first) : this.#handle(held);
+      if (handling) await handling;
       // Handlers that wait for nothing would starve heartbeats and renewals.
-      if (now - this.#turnAtMs > LONGEST_TURN_MS) {
+      if (performance.now() - this.#turnAtMs > LONGEST_TURN_MS) {
         await new Promise((resolve) => setImmediate(resolve));
         this.#turnAtMs = performance.now();
       }
@@ -148,27 +147,81 @@ export class Run {
     this.#claims.poke();
   }
 
+  /** A handler that is done at once is not waited for. */
+  #handle(held: readonly Held[]): Promise<void> | undefined {
+    const work = new Work(held, this.#extend);
+    this.#begin(work);
+    try {
+      const errors = this.parts.perform(work);
+      if (!Array.isArray(errors)) {
+        return (errors as Promise<Errors>)
+          .then((later) => this.#settle(work, later))
+          .catch((error: unknown) => this.#failed(work, error))
+          .finally(() => this.#finish(work));
+      }
+      this.#settle(work, errors as Errors);
+    } catch (error) {
+      this.#failed(work, error);
+    }
+    this.#finish(work);
+    return undefined;
+  }
+
+  /**
+   * With no other handler at work, so that no other can end this process. Until the server has answered what became of
+   * it, no other begins: the next one may end the process before.
+   */
+  #handleAlone(held: Held): Promise<void> {
+    return handlersAtWork.alone(async (isAlone) => {
+      if (this.#ending || held.isOver) return this.#holding.giveBack([held]);
+      const over = deferred();
+      held.onOver = () => over.resolve();
+      // Beside others it is not marked: if the process ends, it is not known whose fault that was.
+      const { deliveries } = this.parts;
+      const lost = isAlone && !(await deliveries.markBegun(held.message).catch(() => true));
+      if (lost) {
+        this.#outcomes.are(held, 'lost');
+        return;
+      }
+      await this.#handle([held]);
+      await over.promise;
+    });
+  }
+
+  #isLastChance({ message }: Held): boolean {
+    return this.parts.deliveries.isLastChance(message);
+  }
+
   #begin(work: Work): void {
+    handlersAtWork.begin();
     this.#works.add(work);
     this.#running += work.held.length;
     this.#pace.began();
     this.#claims.poke();
   }
 
-  #finish(work: Work, now: number): void {
-    this.#pace.ended(now);
+  #finish(work: Work): void {
+    if (!work.abandoned) handlersAtWork.end();
+    this.#pace.ended(performance.now());
     this.#works.delete(work);
     this.#running -= work.held.length;
     if (this.#works.size === 0) this.#quiet?.resolve();
   }
 
-  /** The next messages for a handler; what has waited until its lease may have ended is not handled on it. */
+  /**
+   * The next messages for a handler; what has waited until its lease may have ended is not handled on it. A last chance
+   * comes alone.
+   */
   #take(): Held[] {
     const { batchSize } = this.options;
     const taken: Held[] = [];
-    for (let held; taken.length < batchSize && (held = this.#waiting.take());) {
+    for (let held; taken.length < batchSize && (held = this.#waiting.first);) {
+      const isLast = this.#isLastChance(held);
+      if (isLast && taken.length > 0) break;
+      this.#waiting.take();
       if (held.isOver) void this.#holding.giveBack([held]);
       else taken.push(held);
+      if (isLast && taken.length > 0) break;
     }
     return taken;
   }
@@ -193,6 +246,14 @@ export class Run {
       else if (work.reason || isNoFailure(error)) this.#outcomes.released(held);
       else this.#outcomes.failed(held, error);
     });
+  }
+
+  #failed(work: Work, thrown: unknown): void {
+    const error = recognisable(thrown);
+    // No handler's fault: it would be the same with every message.
+    if (error instanceof SettlementRefused) void this.#end(error.cause);
+    const reason = error ?? new Error('the handler threw nothing');
+    this.#settle(work, Array<unknown>(work.held.length).fill(reason));
   }
 
   #end(error?: Error): Promise<void> {
@@ -236,6 +297,7 @@ export class Run {
   #abandon(): void {
     for (const work of this.#works) {
       work.abandon();
+      handlersAtWork.end();
       for (const held of work.held) this.#outcomes.released(held);
     }
   }

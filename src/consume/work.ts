@@ -8,6 +8,8 @@ export class Held implements Lease {
   lost: LeaseLostError | undefined;
   /** What is at it. */
   work: Work | undefined;
+  /** Called when it is settled, or its lease is lost. */
+  onOver: (() => void) | undefined;
 
   constructor(
     readonly message: Message,
@@ -35,6 +37,7 @@ export class Held implements Lease {
   lose(error: LeaseLostError): void {
     this.lost = error;
     this.work?.abort(error);
+    this.onOver?.();
   }
 }
 

@@ -10,9 +10,9 @@ const claim = (name: string) =>
   statement(
     name,
     (s) => `
-  select message as id, body as payload, reads as "readCount", producer as "producerWorkerId",
+  select message as id, body as payload, reads as "readCount", suspect, producer as "producerWorkerId",
     enqueued as "enqueuedAt", dequeued as "dequeuedAt", head
-  from ${s}.sluice_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`,
+  from ${s}.sluice_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
   );
 
 const CLAIM = claim('claim_messages');
@@ -52,15 +52,11 @@ export interface Claim extends Claimable {
   /** Only messages behind this place. */
   floor: Place | undefined;
   /**
-   * Bounds messages that were delivered `fromReadCount` times already, or more often: at most so many come. The others
+   * Bounds suspects (messages whose last lease ran out, perhaps since they end the process that handles them) that were
+   * delivered `fromReadCount` times already or more often, or have one delivery left: at most so many come. The others
    * count against `limit`, and stay. @default no bound
    */
-  redeliveries?: { fromReadCount: number; atMost: number } | undefined;
-  /**
-   * Marks the deliveries as begun: each counts even if this process dies at once. Otherwise a message whose last
-   * delivery ends with its process is not taken for one that was handled too often, unless `markBegun` has marked it.
-   */
-  begun: boolean;
+  suspects?: { fromReadCount: number; atMost: number } | undefined;
   /** What is settled along with it, and before it. */
   settlement?: Settlement | undefined;
 }
@@ -68,9 +64,11 @@ export interface Claim extends Claimable {
 export interface Claimed {
   /** In the order of their being due, with the JSON of their payloads. Nothing: the worker is fenced. */
   messages: StoredMessage<string>[] | undefined;
+  /** Those of them whose last lease ran out. */
+  suspects: ReadonlySet<Id>;
   /** Of the payloads together, as the client receives them. */
   bytes: number;
-  /** Whether messages that were due are left, since they were too big together, or too many redeliveries. */
+  /** Whether messages that were due are left, since they were too big together, or too many suspects. */
   more: boolean;
   /** Up to here nothing that was due is left but what others hold. Nothing: it is not known, or nothing was due. */
   last: Place | undefined;
@@ -85,6 +83,7 @@ interface ClaimedRow {
   id: Id;
   payload: string;
   readCount: number;
+  suspect: boolean;
   producerWorkerId: Id | null;
   enqueuedAt: number;
   dequeuedAt: number;
@@ -106,7 +105,7 @@ interface Head {
 }
 
 export async function claimMessages(on: Queryable | Session, claim: Claim): Promise<Claimed> {
-  const { queueId, worker, redeliveries, settlement } = claim;
+  const { queueId, worker, suspects, settlement } = claim;
   const text = settlement ? CLAIM_AND[settlement.by] : CLAIM;
   const rows = await prepared<HeadRow | ClaimedRow>(on, text(on.schema), [
     ...[
@@ -118,7 +117,7 @@ export async function claimMessages(on: Queryable | Session, claim: Claim): Prom
     ],
     ...[worker.id, worker.incarnation, claim.lockSeconds],
     ...placeOf(claim.floor),
-    ...[redeliveries?.fromReadCount ?? null, redeliveries?.atMost ?? null, claim.begun],
+    ...[suspects?.fromReadCount ?? null, suspects?.atMost ?? null],
     ...(settlement ? [settlement.by, ...namesOf(settlement.held)] : [null, null, null]),
   ]);
   const head = JSON.parse((rows.pop() as HeadRow).head) as Head;
@@ -139,6 +138,7 @@ export async function claimMessages(on: Queryable | Session, claim: Claim): Prom
           consumerWorkerId: worker.id,
           archivedAt: null,
         })),
+    suspects: new Set((rows as ClaimedRow[]).filter(({ suspect }) => suspect).map(({ id }) => id)),
     bytes: head.bytes,
     more: head.more,
     last: head.last ?? undefined,

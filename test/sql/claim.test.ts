@@ -34,22 +34,26 @@ test('one message comes whatever its size, and a claim that brings none says tha
   expect(one).toMatchObject({ bytes: 1_002, more: true });
   await claimMessages(db, claim({ limit: 10 }));
   expect(await claimMessages(db, claim({ limit: 10, maxBytes: 1 }))).toEqual({
-    ...{ messages: [], bytes: 0, more: false, last: undefined, settled: [] },
+    ...{ messages: [], suspects: new Set(), bytes: 0, more: false, last: undefined, settled: [] },
   });
 });
 
-test('of redeliveries as many come as are asked for; the others stay, and no place is told that would hide them', async () => {
+test('of suspects that were delivered often enough only so many come, and those with one delivery left say so', async () => {
   const s = await scenario();
   const { db, claim } = await onSql(s);
+  const ran = { consumer_worker_id: (await s.consumer()).workerId };
   const [new1] = await put(s, { count: 1, columns: { vt: PAST } });
-  const again = await put(s, { count: 3, columns: { vt: PAST, read_ct: '3' } });
-  const [new2] = await put(s, { count: 1, columns: { vt: PAST, read_ct: '2' } });
-  const redeliveries = { fromReadCount: 3, atMost: 1 };
-  const claimed = await claimMessages(db, claim({ limit: 10, redeliveries }));
-  expect(ids(claimed)).toEqual([new1, again[0], new2]);
+  const again = await put(s, { count: 3, columns: { vt: PAST, read_ct: '3', ...ran } });
+  const [new2] = await put(s, { count: 1, columns: { vt: PAST, read_ct: '2', ...ran } });
+  // Its last delivery was ended by whoever had it: no suspect.
+  const [failed] = await put(s, { count: 1, columns: { vt: PAST, read_ct: '4' } });
+  const suspects = { fromReadCount: 3, atMost: 1 };
+  const claimed = await claimMessages(db, claim({ limit: 10, suspects }));
+  expect(ids(claimed)).toEqual([new1, again[0], new2, failed]);
   expect(claimed).toMatchObject({ more: true, last: { id: again[0] } });
+  expect([...claimed.suspects]).toEqual([again[0], new2]);
   const none = { fromReadCount: 3, atMost: 0 };
-  const nothing = await claimMessages(db, claim({ limit: 10, redeliveries: none, floor: claimed.last }));
+  const nothing = await claimMessages(db, claim({ limit: 10, suspects: none, floor: claimed.last }));
   expect(nothing).toMatchObject({ messages: [], more: true, last: undefined });
   expect(ids(await claimMessages(db, claim({ limit: 10, floor: claimed.last })))).toEqual(again.slice(1));
 });

@@ -57,7 +57,7 @@ test(
     /** Each with what comes before it. */
     const deeds: Record<string, [deed: Deed, ...before: string[]]> = {
       claim: [(on) => claimMessages(on, claim({ limit: 10 }))],
-      'claim of many': [(on) => claimMessages(on, claim({ limit: 10, maxBytes: 1_000, begun: false }))],
+      'claim of many': [(on) => claimMessages(on, claim({ limit: 10, maxBytes: 1_000 }))],
       'claim behind a place': [
         (on) => claimMessages(on, claim({ limit: 10, floor: { dueMicros: 1, id: '1' } })),
       ],

@@ -29,6 +29,7 @@ test('what was buried was not archived as done, whoever buried it', async () => 
   await releaseMessages(db, worker, [
     { ...ofDead!, delaySeconds: 0, dead: { reason: 'no', lastError: null } },
   ]);
+  await markBegun(db, worker, [ofSwept!]);
   await s.pool.query(`update ${s.schema}.pgqrs_messages set vt = ${PAST} where id = ${swept}`);
   expect((await sweepExhausted(db, claim(), null, 100)).ids).toEqual([swept]);
   const { rows } = await s.pool.query(`select from ${s.schema}.pgqrs_messages where archived_at is not null`);
@@ -54,7 +55,7 @@ test.each<[who: string, columns: Record<string, string>, mark: boolean, buried: 
   const { db, worker, claim } = await onSql(s);
   const foreign = await foreignWorker(s, { name: 'foreign', queueId: s.queue.id });
   const [id] = (await put(s, { count: 1, columns: { read_ct: '4' } })) as [string];
-  const { messages } = await claimMessages(db, claim({ begun: false }));
+  const { messages } = await claimMessages(db, claim());
   if (mark) expect(await markBegun(db, worker, messages!)).toEqual([true]);
   const sets = Object.entries({ vt: PAST, ...columns }).map(([name, value]) => `${name} = ${value}`);
   await s.pool.query(`update ${s.schema}.pgqrs_messages set ${sets.join(', ').replace('foreign', foreign)}`);
@@ -65,6 +66,8 @@ test.each<[who: string, columns: Record<string, string>, mark: boolean, buried: 
   // Its last chance comes again, and this time somebody begins.
   const again = await claimMessages(db, claim());
   expect(again.messages).toMatchObject([{ id, readCount: 5 }]);
+  expect([...again.suspects]).toEqual([id]);
+  expect(await markBegun(db, worker, again.messages!)).toEqual([true]);
   await s.pool.query(`update ${s.schema}.pgqrs_messages set vt = ${PAST}`);
   expect(await sweep()).toMatchObject({ ids: [id], returned: 0 });
 });
@@ -73,9 +76,9 @@ test('a mark is of one delivery: an earlier one says nothing of a later', async 
   const s = await scenario();
   const { db, worker, claim } = await onSql(s);
   await put(s, { count: 1, columns: { read_ct: '3' } });
-  const { messages } = await claimMessages(db, claim({ begun: false, lockSeconds: 0 }));
+  const { messages } = await claimMessages(db, claim({ lockSeconds: 0 }));
   expect(await markBegun(db, worker, messages!)).toEqual([true]);
-  const later = await claimMessages(db, claim({ begun: false, lockSeconds: 0 }));
+  const later = await claimMessages(db, claim({ lockSeconds: 0 }));
   expect(later.messages).toMatchObject([{ readCount: 5 }]);
   expect(await markBegun(db, worker, messages!)).toEqual([false]);
   expect(await sweepExhausted(db, claim(), null, 100)).toMatchObject({ ids: [], returned: 1 });
@@ -85,7 +88,7 @@ test('a foreign client that claims and releases what was given back once does no
   const s = await scenario();
   const { db, claim } = await onSql(s);
   const [id] = await put(s, { count: 1, columns: { read_ct: '4' } });
-  await claimMessages(db, claim({ begun: false, lockSeconds: 0 }));
+  await claimMessages(db, claim({ lockSeconds: 0 }));
   expect(await sweepExhausted(db, claim(), null, 100)).toMatchObject({ ids: [], returned: 1 });
   await s.pool.query(`update ${s.schema}.pgqrs_messages set read_ct = read_ct + 1`);
   expect(await sweepExhausted(db, claim(), null, 100)).toMatchObject({ ids: [id], returned: 0 });
@@ -104,8 +107,9 @@ test('claims of ours are known to the guard of references, marked or not', async
       new.consumer_worker_id is not null and new.consumer_worker_id is distinct from old.consumer_worker_id
       and not new.origin is distinct from old.origin) execute function ${s.schema}.seen()`);
   for (const begun of [true, true, false, false, true, false]) {
-    const { messages } = await claimMessages(db, claim({ begun }));
+    const { messages } = await claimMessages(db, claim());
     expect(messages).toHaveLength(1);
+    if (begun) expect(await markBegun(db, worker, messages!)).toEqual([true]);
     expect(await giveBackMessages(db, worker, messages!)).toEqual([true]);
   }
 });

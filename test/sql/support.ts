@@ -34,7 +34,6 @@ export async function onSql(s: Scenario): Promise<OnSql> {
       lockSeconds: 60,
       maxBytes: Infinity,
       floor: undefined,
-      begun: true,
       ...given,
     }),
   };

@@ -5,7 +5,10 @@ import { IN_ORDER } from './plans.js';
 
 /** What a claim writes into `origin`, always something new; see sluice-tables.ts. */
 const HANDED_OUT = `case m.origin when 2 then 3 else 2 end`;
-const BEGUN = `case m.origin when 4 then 5 else 4 end`;
+
+/** Its last lease ran out: for all that is known it ends the processes that handle it. A failure, a release, and what is
+ * given back in order leave no consumer behind. */
+const SUSPECT = `(m.consumer_worker_id is not null or coalesce(m.origin = 6, false))`;
 
 /** Seconds since 1970 as a float8; see ../time.ts. */
 const seconds = (time: string) => `date_part('epoch', ${time})`;
@@ -25,10 +28,10 @@ export const CLAIM_ROUTINES: readonly Piece[] = [
     'sluice_claim',
     'queue bigint, wanted integer, max_bytes bigint, max_reads integer, foreign_leases text, worker bigint, ' +
       'incarnation timestamp with time zone, lease_seconds double precision, floor_micros bigint, floor_id bigint, ' +
-      'redeliver_from integer, redeliver_most integer, begun boolean, ' +
+      'suspect_from integer, suspects_most integer, ' +
       'settle_by text, settle_ids bigint[], settle_counts integer[]',
-    'returns table(message text, body text, reads integer, producer text, enqueued double precision, ' +
-      `dequeued double precision, head text) language plpgsql ${IN_ORDER}`,
+    'returns table(message text, body text, reads integer, suspect boolean, producer text, ' +
+      `enqueued double precision, dequeued double precision, head text) language plpgsql ${IN_ORDER}`,
     (s) => `
 declare
   one record;
@@ -38,7 +41,7 @@ declare
   fenced boolean;
   places tid[] := '{}';
   bytes bigint := 0;
-  redelivered integer := 0;
+  suspects integer := 0;
   more boolean := false;
   last_vt timestamp with time zone;
   last_id bigint;
@@ -59,7 +62,8 @@ begin
   fenced := not found;
   if not fenced and ${unpaused(s, 'queue')} then
     for one in
-      select m.ctid as at, m.id, m.payload, m.vt, m.read_ct, m.producer_worker_id, m.enqueued_at, m.dequeued_at
+      select m.ctid as at, m.id, m.payload, m.vt, m.read_ct, m.producer_worker_id, m.enqueued_at, m.dequeued_at,
+        ${SUSPECT} as suspect
       from ${s}.pgqrs_messages m
       where m.queue_id = queue and m.vt <= now()
         and (m.vt, m.id) > (
@@ -67,12 +71,12 @@ begin
         and m.archived_at is null and m.read_ct < max_reads and ${takeable(s, 'foreign_leases')}
       order by m.vt, m.id limit wanted for update of m skip locked
     loop
-      if one.read_ct >= redeliver_from then
-        if redelivered >= redeliver_most then
+      if one.suspect and one.read_ct >= least(suspect_from, max_reads - 1) then
+        if suspects >= suspects_most then
           more := true;
           continue;
         end if;
-        redelivered := redelivered + 1;
+        suspects := suspects + 1;
       end if;
       body := one.payload::text;
       size := octet_length(body);
@@ -88,6 +92,7 @@ begin
       end if;
       message := one.id::text;
       reads := one.read_ct + 1;
+      suspect := one.suspect;
       producer := one.producer_worker_id::text;
       enqueued := ${seconds('one.enqueued_at')};
       dequeued := ${seconds('coalesce(one.dequeued_at, now())')};
@@ -95,12 +100,13 @@ begin
     end loop;
     update ${s}.pgqrs_messages m
     set vt = now() + lease_seconds * interval '1 second', read_ct = m.read_ct + 1, consumer_worker_id = worker,
-      dequeued_at = coalesce(m.dequeued_at, now()), origin = case when begun then ${BEGUN} else ${HANDED_OUT} end
+      dequeued_at = coalesce(m.dequeued_at, now()), origin = ${HANDED_OUT}
     where m.ctid = any (places);
   end if;
 
   message := null;
   body := null;
+  suspect := null;
   head := json_build_object(
     'fenced', fenced,
     'leasedUntil', ${seconds("now() + lease_seconds * interval '1 second'")},

@@ -28,6 +28,9 @@ const held = (s: string) => `${IS_WANTED} and case
     when wanted.read_ct is not null then m.read_ct = wanted.read_ct
     else exists (select from ${s}.pgqrs_workers w where w.id = worker and w.started_at = incarnation) end`;
 
+/** For `origin`, see sluice-tables.ts. */
+const BEGUN = 'case m.origin when 4 then 5 else 4 end';
+
 const RETURNING = 'returning m.id, m.read_ct';
 
 /** What an answer says of the deliveries in `changed`. */
@@ -82,7 +85,8 @@ export const SETTLE_ROUTINES: readonly Piece[] = [
     where ${held(s)} ${RETURNING})`,
   ),
 
-  // Not done: back into the queue after a while, or, where there is a reason, among the dead letters.
+  // Not done: back into the queue after a while, or, where there is a reason, among the dead letters. Who says so has
+  // seen it: the delivery counts.
   change(
     'sluice_release',
     ', delays double precision[], reasons text[], last_errors text[]',
@@ -90,7 +94,8 @@ export const SETTLE_ROUTINES: readonly Piece[] = [
     update ${s}.pgqrs_messages m set
       vt = case when wanted.reason is null then now() + wanted.delay * interval '1 second' else m.vt end,
       consumer_worker_id = case when wanted.reason is not null then m.consumer_worker_id end,
-      archived_at = case when wanted.reason is not null then now() end
+      archived_at = case when wanted.reason is not null then now() end,
+      origin = ${BEGUN}
     from unnest(ids, counts, delays, reasons, last_errors) as wanted (id, read_ct, delay, reason, last_error)
     where ${held(s)} ${RETURNING}, m.queue_id, wanted.reason, wanted.last_error),
   dead as (
@@ -120,7 +125,7 @@ export const SETTLE_ROUTINES: readonly Piece[] = [
   ),
 
   // A handler is about to begin: from now on the delivery counts, even if its process does not live to tell.
-  update('sluice_mark_begun', '', 'origin = case m.origin when 4 then 5 else 4 end'),
+  update('sluice_mark_begun', '', `origin = ${BEGUN}`),
 
   // A lease that ends at `now() + seconds` for each that is still held. A row that somebody has locked, such as the
   // transaction that settles it, is left alone rather than waited for, which would keep the others waiting too; it is

@@ -79,9 +79,10 @@ export const SLUICE_TABLES: readonly Piece[] = [
   ),
 
   // Who wrote last: null a foreign client; 1 a producer of ours; 2 or 3, by turns, a claim of ours that handed the message
-  // out to wait for a handler; 4 or 5, by turns, one whose handler begins. So the triggers that check references row by row
-  // can leave our rows alone, since we have pinned already: inserts of ours set it and claims of ours change it. And the
-  // sweep knows which last deliveries ended with their process before any handler had begun. Earlier versions, which may
-  // still be at work, have claims write 1 and 2.
+  // out to wait for a handler; 4 or 5, by turns, a handler that begins on the last delivery of a message that may end its
+  // process, or that has let go of one; 6 the sweep, which gives a last delivery back that no handler has seen. So the
+  // triggers that check references row by row can leave our rows alone, since we have pinned already: inserts of ours set
+  // it and claims of ours change it. And the sweep knows which last deliveries ended with their process before any handler
+  // had begun. Earlier versions, which may still be at work, have claims write 1 and 2.
   column('pgqrs_messages', 'origin', 'smallint'),
 ];

@@ -51,7 +51,7 @@ begin
       and case when m.archived_at is null then m.read_ct >= max_reads and ${letGo(s)} end
     for update of m skip locked),
   given_back as (
-    update ${s}.pgqrs_messages m set read_ct = max_reads - 1, consumer_worker_id = null, origin = 1
+    update ${s}.pgqrs_messages m set read_ct = max_reads - 1, consumer_worker_id = null, origin = 6
     where m.ctid = any (array(select p.at from picked p where p.never_begun)) returning 1),
   moved as (
     update ${s}.pgqrs_messages m set archived_at = now()
