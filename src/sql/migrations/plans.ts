@@ -1,7 +1,8 @@
 /*
  * How the statements of a routine are planned: once per connection, and always in the one way that is right whatever the
  * tables hold. Without that PostgreSQL plans for what it knows, and a plan that was made for an empty queue is kept when
- * 300,000 messages come at once: each claim then reads and sorts all of them, until autoanalyze has looked.
+ * 300,000 messages come at once: each claim then reads and sorts all of them, until autoanalyze has looked. What each
+ * statement reads is looked at by test/sql/plans.test.ts.
  */
 const planned = (...unwanted: string[]) =>
   [
