@@ -36,9 +36,9 @@ test('with notifyForeign an insert of a foreign client wakes a consumer that wou
   // The first one may be found by a look that the beginning of listening causes.
   for (let n = 1, looks = 0; n <= 3; n++) {
     await eventually('the run waits', () => count('next_due') > looks);
+    looks = count('next_due');
     await put(here, { count: 1 });
     await eventually(`message ${n}`, () => got.length === n);
-    looks = count('next_due');
   }
   stop.abort();
   await within(10_000, 'the run', run);
