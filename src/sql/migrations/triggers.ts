@@ -149,7 +149,9 @@ end`,
   ),
 
   // A pinned worker keeps its queue. FOR KEY SHARE does not stop an update of queue_id, since that is no key of anything
-  // else; FOR UPDATE waits for whoever has pinned the row.
+  // else; FOR UPDATE waits for the transactions that have pinned the row. Before the update, so that a pin which comes
+  // meanwhile waits at this version of the row and then sees the next: at an update without it the pin would pass, and
+  // answer with the queue of before.
   routine(
     'sluice_worker_moves',
     '',
@@ -157,14 +159,14 @@ end`,
     (s) => `
 begin
   perform from ${s}.pgqrs_workers w where w.id = new.id for update;
-  return null;
+  return new;
 end`,
   ),
   trigger(
     'sluice_worker_moves',
     'pgqrs_workers',
     'sluice_worker_moves',
-    (on) => `after update of queue_id ${on} for each row when (new.queue_id is distinct from old.queue_id)`,
+    (on) => `before update of queue_id ${on} for each row when (new.queue_id is distinct from old.queue_id)`,
   ),
 
   // Nobody changes an id; who did would leave behind what refers to it.
