@@ -319,10 +319,9 @@ test('the queue is deleted: one error that names it', async () => {
   const s = test.schema;
   const client = await test.pool.connect();
   await client.query('begin');
-  // Waits for the batches that have pinned it, and keeps out the next ones.
-  await client.query(`select from ${s}.pgqrs_queues for update`);
-  const before = await client.query<{ count: number }>(`select count(*)::int from ${s}.pgqrs_messages`);
+  // Waits for the batches that have pinned the worker, which keeps its queue, and holds up the next ones.
   await client.query(`update ${s}.pgqrs_workers set queue_id = null`);
+  const before = await client.query<{ count: number }>(`select count(*)::int from ${s}.pgqrs_messages`);
   await client.query(`delete from ${s}.pgqrs_messages`);
   await client.query(`delete from ${s}.pgqrs_queues`);
   await client.query('commit');
