@@ -103,8 +103,11 @@ test('a replayed message begins anew, under its id and its producer', async () =
   const producer = await here.producer();
   const { id } = await producer.enqueue({ n: 1 });
   const consumer = await here.consumer({ maxReadCount: 1, lockSeconds: 0 });
-  await consumer.dequeue();
-  expect(await here.sluice.admin.sweepExhausted({ maxReadCount: 1 })).toEqual([id]);
+  // That the first lease ended does not say that a handler has failed.
+  for (const buried of [[], [id]]) {
+    await consumer.dequeue();
+    expect(await here.sluice.admin.sweepExhausted({ maxReadCount: 1 })).toEqual(buried);
+  }
   expect(await here.sluice.admin.deadLetters('work').replay(id)).toBe(1);
   expect(await failures(here)).toEqual([]);
   const back = (await here.sluice.admin.getMessage(id))!;

@@ -177,6 +177,8 @@ test.each([false, true])(
       signal: stop.signal,
       ...(transactional && { transactional }),
     });
+    // A transaction gives back what it has not settled, and that counts as no delivery.
+    const readCount = transactional ? 0 : 1;
     // No handler's failure: it would be the same with every message.
     failures.push(
       await within(
@@ -187,11 +189,11 @@ test.each([false, true])(
     );
     expect(failures).toEqual([expect.objectContaining(DENIED)]);
     expect((failures[0] as Error).message).toContain('permission denied for table pgqrs_messages');
-    expect(await rows(test)).toMatchObject([{ id, archived: false, readCount: 1 }]);
+    expect(await rows(test)).toMatchObject([{ id, archived: false, readCount }]);
 
     const other = await test.consumer();
     const message = await eventually('it comes back', () => other.dequeue());
-    expect(message).toMatchObject({ id, readCount: 2 });
+    expect(message).toMatchObject({ id, readCount: readCount + 1 });
   },
 );
 

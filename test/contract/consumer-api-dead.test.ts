@@ -57,11 +57,13 @@ test('41: a message that is in its last delivery stays with its consumer (deviat
   await consumer.dequeue();
   expect(await s.sluice.admin.sweepExhausted({ maxReadCount: 1 })).toEqual([]);
   expect(await consumer.archive(id!)).toBe(true);
-  // Nobody is at it any more: that was its last chance.
+  // A lease that ended may have ended with a process before the message was looked at: it comes back once, by itself.
   const [lost] = await enqueued(s, 1);
-  await consumer.dequeue();
-  await leaseEnded(s, 1, lost);
-  expect(await s.sluice.admin.sweepExhausted({ maxReadCount: 1 })).toEqual([lost]);
+  for (const buried of [[], [lost]]) {
+    await consumer.dequeue();
+    await leaseEnded(s, 1, lost);
+    expect(await s.sluice.admin.sweepExhausted({ maxReadCount: 1 })).toEqual(buried);
+  }
 });
 
 test('41: whose last attempt fails, or who is given up, is a dead letter at once, with the error (deviation)', async () => {
