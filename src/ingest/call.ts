@@ -1,6 +1,7 @@
 import { type Deferred, deferred } from '../deferred.js';
 import { AmbiguousEnqueueError } from '../errors/index.js';
 import { onAbort } from '../on-abort.js';
+import type { Due } from '../sql/scheduled.js';
 import type { Id } from '../types.js';
 
 /** A message before it is sent. */
@@ -10,7 +11,7 @@ export interface OutgoingRow {
   json: string;
   /** Length of `json` in UTF-8. */
   bytes: number;
-  delaySeconds: number;
+  due: Due;
   /** Its place in its batch, for errors; undefined for a single message. */
   index?: number | undefined;
   /** The key that keeps its like out of the queue for a while; undefined for one that may come again. */

@@ -10,6 +10,8 @@ import { checkDelay } from './delay.js';
 export interface EnqueueOptions {
   /** Seconds until the message is due: a whole number from 0 to 4,294,967,295. @default 0 */
   delaySeconds?: number;
+  /** When the message is due, instead of `delaySeconds`; a time that has passed, by the server's clock, means now. */
+  at?: Date;
   /**
    * A client of yours: the message goes in as part of the transaction that it is in, and is there when that commits.
    * Consumers are told by the transaction itself. Never tried again.
@@ -36,14 +38,14 @@ export interface BatchEnqueueOptions<In> extends Omit<EnqueueOptions, 'dedupeKey
   dedupeKey?: (payload: In, index: number) => string | undefined;
 }
 
-export const ENQUEUE_DELAYED: check.Names<Omit<EnqueueOptions, 'delaySeconds'>> = {
+export const ENQUEUE_DELAYED: check.Names<Omit<EnqueueOptions, 'delaySeconds' | 'at'>> = {
   client: true,
   notify: true,
   signal: true,
   dedupeKey: true,
   dedupeWindowSeconds: true,
 };
-export const ENQUEUE: check.Names<EnqueueOptions> = { ...ENQUEUE_DELAYED, delaySeconds: true };
+export const ENQUEUE: check.Names<EnqueueOptions> = { ...ENQUEUE_DELAYED, delaySeconds: true, at: true };
 
 /** What a call resolves with: where it has a key, undefined stands for a message that was there already. */
 export type Enqueued<Out, Options> = Options extends { dedupeKey: string | ((...args: never[]) => unknown) }
@@ -51,12 +53,14 @@ export type Enqueued<Out, Options> = Options extends { dedupeKey: string | ((...
   : StoredMessage<Out>;
 
 export function checkEnqueueOptions(options: EnqueueOptions | BatchEnqueueOptions<never>) {
-  const { delaySeconds = 0, client, notify, signal, dedupeKey, dedupeWindowSeconds } = options;
+  const { delaySeconds, at, client, notify, signal, dedupeKey, dedupeWindowSeconds } = options;
   if (client !== undefined) check.client('client', client);
   if (notify !== undefined) check.boolean('notify', notify);
   if (signal !== undefined) check.signal('signal', signal);
   const windowSeconds = checkWindow(dedupeWindowSeconds);
-  return { delaySeconds: checkDelay(delaySeconds), onceOf: onceOf(dedupeKey, windowSeconds) };
+  if (at !== undefined && delaySeconds !== undefined)
+    throw new InvalidOptionError('at', 'given without delaySeconds', 'both');
+  return { due: dueOf({ at, delaySeconds }), onceOf: onceOf(dedupeKey, windowSeconds) };
 }
 
 /** What keeps the like of a payload out, if anything does. */
@@ -77,12 +81,16 @@ export function checkDue(value: unknown): Due {
   const { at, delaySeconds } = check.options('producer.reschedule()', due, DUE);
   if ((at === undefined) === (delaySeconds === undefined))
     throw new InvalidOptionError('due', '{ delaySeconds } or { at }', at ? 'both' : 'neither');
+  return dueOf({ at, delaySeconds });
+}
+
+function dueOf({ at, delaySeconds = 0 }: DueOptions): Due {
   return at === undefined ? { delaySeconds: checkDelay(delaySeconds) } : { at: check.date('at', at) };
 }
 
 interface DueOptions {
-  at?: Date;
-  delaySeconds?: number;
+  at?: Date | undefined;
+  delaySeconds?: number | undefined;
 }
 
 const DUE: check.Names<DueOptions> = { at: true, delaySeconds: true };

@@ -137,12 +137,11 @@ export class EnqueueSink {
   ): Promise<Outcome> {
     const { queueId, worker } = this.target;
     const sent = withoutRepeats(rows);
-    const delayed = sent.some(({ delaySeconds }) => delaySeconds !== 0);
     const { ids, atMicros, fresh } = await sql.enqueue(on, {
       queueId,
       worker,
       payloads: jsonbArrayOf(sent),
-      delays: delayed ? sent.map(({ delaySeconds }) => delaySeconds) : null,
+      dues: sent.map(({ due }) => due),
       once: sent.some(({ once }) => once) ? sent.map(({ once }) => once) : null,
       channel,
     });

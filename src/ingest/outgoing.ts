@@ -1,4 +1,5 @@
 import { InvalidOptionError } from '../errors/index.js';
+import type { Due } from '../sql/scheduled.js';
 import type { Id, StoredMessage } from '../types.js';
 import type { PayloadCheck } from '../validation.js';
 import type { OutgoingRow, StoredRow } from './call.js';
@@ -14,7 +15,7 @@ export interface PayloadFilter {
 const MAX_BATCH_BYTES = 256 * 1_024 * 1_024;
 
 export interface RowOptions {
-  delaySeconds: number;
+  due: Due;
   /** What keeps the like of a payload out of the queue. */
   onceOf: ((payload: unknown, index: number | undefined) => OutgoingRow['once']) | undefined;
 }
@@ -26,7 +27,7 @@ export interface RowOptions {
 export async function outgoingRows(
   filter: PayloadFilter,
   payloads: readonly unknown[],
-  { delaySeconds, onceOf }: RowOptions,
+  { due, onceOf }: RowOptions,
   single = false,
 ): Promise<OutgoingRow[]> {
   const place = (index: number) => (single ? undefined : index);
@@ -38,7 +39,7 @@ export async function outgoingRows(
     filter.payloads.checkSize(bytes, place(index));
     batchBytes += bytes;
     if (batchBytes > MAX_BATCH_BYTES && !single) throw tooMuch(batchBytes, index, payloads.length);
-    return { payload, json, bytes, delaySeconds, index: place(index), once: onces?.[index] };
+    return { payload, json, bytes, due, index: place(index), once: onces?.[index] };
   };
   const { validate } = filter;
   if (!validate) return payloads.map(row);
@@ -51,7 +52,7 @@ export async function outgoingRows(
 
 /** A row as the table holds it now; the payload as it was given, since only the server knows what became of its JSON. */
 export function storedMessage<Out>(
-  { id, payload, atMicros, delaySeconds }: StoredRow,
+  { id, payload, atMicros, due }: StoredRow,
   queueId: Id,
   producerWorkerId: Id,
 ): StoredMessage<Out> {
@@ -60,7 +61,8 @@ export function storedMessage<Out>(
     id,
     queueId,
     payload: payload as Out,
-    vt: new Date(at + delaySeconds * 1_000),
+    // As the statement has it: a time that had passed became now.
+    vt: new Date('at' in due ? Math.max(at, due.at.getTime()) : at + due.delaySeconds * 1_000),
     enqueuedAt: new Date(at),
     readCount: 0,
     dequeuedAt: null,

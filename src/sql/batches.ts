@@ -93,7 +93,7 @@ export async function insertMessages(
   delays: readonly number[] | null,
   count: number,
 ): Promise<void> {
-  const values = [queueId, workerId, payloads, delays];
+  const values = [queueId, workerId, payloads, delays, null];
   const [row] = await on.query<{ count: number }>(INSERT_MESSAGES(on.schema), values);
   assertAll(count, row?.count);
 }

@@ -1,9 +1,14 @@
 import type { Queryable, Session } from '../db.js';
 import type { Id } from '../types.js';
 import { takeKeysFrom } from './dedupe.js';
+import type { Due } from './scheduled.js';
 import { prepared, statement } from './statement.js';
-import { micros } from './time.js';
+import { micros, timestamp } from './time.js';
 import type { Incarnation } from './workers.js';
+
+/** When a row is due: a time that has passed means now, so that the message lines up behind those that are due already. */
+const DUE = `case when due_at is null then now() + coalesce(delay, 0) * interval '1 second'
+    else greatest(now(), due_at) end`;
 
 /**
  * One array per column: the number of parameters never depends on the number of rows.
@@ -11,8 +16,8 @@ import type { Incarnation } from './workers.js';
  */
 export const insertRows = (s: string, pinned = '') => `
   insert into ${s}.pgqrs_messages (queue_id, producer_worker_id, origin, vt, payload)
-  select $1, $2, 1, now() + coalesce(delay, 0) * interval '1 second', payload
-  from ${pinned} unnest($3::jsonb[], $4::float8[]) as item (payload, delay)`;
+  select $1, $2, 1, ${DUE}, payload
+  from ${pinned} unnest($3::jsonb[], $4::float8[], $5::timestamptz[]) as item (payload, delay, due_at)`;
 
 /** Undoes the statement where a trigger or a rule of somebody else's has left rows out. */
 const allIn = (s: string, sent: string) =>
@@ -20,7 +25,7 @@ const allIn = (s: string, sent: string) =>
 
 /** The pin drives the insert: without it no row. Ids ascend in input order, and rows come back in it. */
 const enqueueText = (s: string, first: string, from: string) => `
-  with ${first}pinned as materialized (select ${s}.sluice_pin($1::bigint, $2::bigint, $5::timestamptz)),
+  with ${first}pinned as materialized (select ${s}.sluice_pin($1::bigint, $2::bigint, $6::timestamptz)),
   inserted as (${insertRows(s, from)} returning id)
   select id::text as id, ${micros('now()')}::text as at
   from inserted where ${allIn(s, 'pg_catalog.cardinality($3::jsonb[])')}`;
@@ -29,7 +34,7 @@ const ENQUEUE = statement('enqueue', (s) => enqueueText(s, '', 'pinned,'));
 
 /** For a transaction of the caller's: nobody else knows when that commits. */
 const ENQUEUE_AND_NOTIFY = statement('enqueue', (s) =>
-  enqueueText(s, "told as materialized (select pg_notify($6, '')), ", 'pinned, told,'),
+  enqueueText(s, "told as materialized (select pg_notify($7, '')), ", 'pinned, told,'),
 );
 
 /**
@@ -37,14 +42,14 @@ const ENQUEUE_AND_NOTIFY = statement('enqueue', (s) =>
  * input order, and then with the keys that were free.
  */
 const onceText = (s: string, first: string, from: string) => `
-  with ${first}pinned as materialized (select ${s}.sluice_pin($1::bigint, $2::bigint, $5::timestamptz)),
+  with ${first}pinned as materialized (select ${s}.sluice_pin($1::bigint, $2::bigint, $6::timestamptz)),
   item as materialized (
-    select * from unnest($3::jsonb[], $4::float8[], $6::text[], $7::float8[])
-      with ordinality as item (payload, delay, key, window_seconds, place)),
+    select * from unnest($3::jsonb[], $4::float8[], $5::timestamptz[], $7::text[], $8::float8[])
+      with ordinality as item (payload, delay, due_at, key, window_seconds, place)),
   fresh as (${takeKeysFrom(s, 'window_seconds', `${from} item where key is not null`)}),
   inserted as (
     insert into ${s}.pgqrs_messages (queue_id, producer_worker_id, origin, vt, payload)
-    select $1, $2, 1, now() + coalesce(delay, 0) * interval '1 second', payload
+    select $1, $2, 1, ${DUE}, payload
     from ${from} item where key is null or key in (select key from fresh) order by place returning id)
   select id::text as id, ${micros('now()')}::text as at, null as key from inserted
   where ${allIn(s, 'select count(*) from item where key is null or key in (select key from fresh)')}
@@ -52,7 +57,7 @@ const onceText = (s: string, first: string, from: string) => `
 
 const ENQUEUE_ONCE = statement('enqueue_once', (s) => onceText(s, '', 'pinned,'));
 const ENQUEUE_ONCE_AND_NOTIFY = statement('enqueue_once', (s) =>
-  onceText(s, "told as materialized (select pg_notify($8, '')), ", 'pinned, told,'),
+  onceText(s, "told as materialized (select pg_notify($9, '')), ", 'pinned, told,'),
 );
 
 export interface Enqueue {
@@ -60,8 +65,8 @@ export interface Enqueue {
   worker: Incarnation;
   /** A jsonb[] in binary format. */
   payloads: Buffer;
-  /** Seconds until each is due; null: at once, all of them. */
-  delays: readonly number[] | null;
+  /** When each is due. */
+  dues: readonly Due[];
   /** What keeps the like of each out, and for how long; null: nothing keeps any of them out. Each key once. */
   once: readonly ({ key: string; windowSeconds: number } | undefined)[] | null;
   /** Where consumers are told, by the transaction itself. */
@@ -85,10 +90,10 @@ interface Row {
 
 /** Raises `RAISED.queueGone`, `workerGone` or `rowsMissing`, and then has inserted nothing. */
 export async function enqueue(on: Queryable | Session, enqueue: Enqueue): Promise<Enqueued> {
-  const { queueId, worker, payloads, delays, once, channel } = enqueue;
+  const { queueId, worker, payloads, dues, once, channel } = enqueue;
   const [plain, notifying] = once ? [ENQUEUE_ONCE, ENQUEUE_ONCE_AND_NOTIFY] : [ENQUEUE, ENQUEUE_AND_NOTIFY];
   const rows = await prepared<Row>(on, (channel === null ? plain : notifying)(on.schema), [
-    ...[queueId, worker.id, payloads, delays, worker.incarnation],
+    ...[queueId, worker.id, payloads, delaysOf(dues), timesOf(dues), worker.incarnation],
     ...(once ? [once.map((row) => row?.key), once.map((row) => row?.windowSeconds)] : []),
     ...(channel === null ? [] : [channel]),
   ]);
@@ -98,4 +103,15 @@ export async function enqueue(on: Queryable | Session, enqueue: Enqueue): Promis
     atMicros: BigInt(rows[0]?.at ?? 0),
     fresh: new Set(rows.map(({ key }) => key).filter(notNull)),
   };
+}
+
+/** @returns null where none waits */
+function delaysOf(dues: readonly Due[]): (number | null)[] | null {
+  const delays = dues.map((due) => ('at' in due ? null : due.delaySeconds));
+  return delays.some((delay) => delay) ? delays : null;
+}
+
+/** @returns null where none has a time of its own */
+function timesOf(dues: readonly Due[]): (string | null)[] | null {
+  return dues.some((due) => 'at' in due) ? dues.map((due) => ('at' in due ? timestamp(due.at) : null)) : null;
 }

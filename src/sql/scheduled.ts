@@ -1,6 +1,7 @@
 import type { Queryable } from '../db.js';
 import type { Id } from '../types.js';
 import { statement } from './statement.js';
+import { timestamp } from './time.js';
 import type { Incarnation } from './workers.js';
 
 /**
@@ -25,7 +26,7 @@ const CANCEL = onMessage('cancel_message', (s) => `delete from ${s}.pgqrs_messag
 const RESCHEDULE = onMessage(
   'reschedule_message',
   (s) =>
-    `update ${s}.pgqrs_messages m set vt = greatest(now(), coalesce(to_timestamp($6::float8), now() + $5::float8 * interval '1 second'))`,
+    `update ${s}.pgqrs_messages m set vt = greatest(now(), coalesce($6::timestamptz, now() + $5::float8 * interval '1 second'))`,
   UNTAKEN,
 );
 const EXTEND = onMessage(
@@ -53,7 +54,7 @@ export function cancelMessage(on: Queryable, target: Target): Changed {
 
 /** Changes when a message that nobody has taken is due. */
 export function rescheduleMessage(on: Queryable, target: Target, due: Due): Changed {
-  const [delaySeconds, at] = 'at' in due ? [null, due.at.getTime() / 1_000] : [due.delaySeconds, null];
+  const [delaySeconds, at] = 'at' in due ? [null, timestamp(due.at)] : [due.delaySeconds, null];
   return change(RESCHEDULE, on, target, delaySeconds, at);
 }
 
@@ -66,7 +67,7 @@ async function change(
   text: (schema: string) => string,
   on: Queryable,
   { messageId, queueId, worker }: Target,
-  ...more: readonly (number | null)[]
+  ...more: readonly (number | string | null)[]
 ): Changed {
   const [row] = await on.query<{ changed: boolean }>(text(on.schema), [
     messageId,

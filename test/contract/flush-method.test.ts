@@ -58,5 +58,5 @@ test('an insert has the same number of parameters whatever the number of rows', 
     };
     await insertMessages(on, '1', '2', batch.payloadArray(), batch.delays, rows);
   }
-  expect([...counts]).toEqual([4]);
+  expect([...counts]).toEqual([5]);
 });
