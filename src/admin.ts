@@ -1,5 +1,6 @@
 // Long because the operator's whole side is one object: most methods are one call and the words about it.
 import type pg from 'pg';
+import { ActiveMessages } from './active-messages.js';
 import * as known from './admin-options.js';
 import { Archive } from './archive.js';
 import * as check from './check.js';
@@ -221,6 +222,12 @@ export class Admin implements AsyncDisposable {
     const found = await settings.selectSettings(this.db, checkQueueName(name));
     if (!found) throw new QueueNotFoundError(name);
     return found;
+  }
+
+  /** A queue's messages that are not archived. Asks the server nothing yet. */
+  messages(queueName: string): ActiveMessages {
+    const name = checkQueueName(queueName);
+    return new ActiveMessages(this.db, () => this.getQueue(name), this.config.maxReadCount);
   }
 
   /** A queue's dead letters. Asks the server nothing yet. */

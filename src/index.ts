@@ -1,3 +1,4 @@
+export { type ActiveFilter, ActiveMessages, type ListActiveOptions } from './active-messages.js';
 export { Admin } from './admin.js';
 export type {
   CreateQueueOptions,
@@ -64,6 +65,8 @@ export { type IngestSummary, Producer } from './producer.js';
 export type { ProducerCreateOptions, ProducerOptions } from './producer-options.js';
 export type { Due } from './sql/scheduled.js';
 export type {
+  ActiveMessage,
+  ActiveState,
   DeadMessage,
   ForeignLeases,
   Id,

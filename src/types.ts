@@ -71,6 +71,17 @@ export interface DeadMessage<T = unknown> extends StoredMessage<T> {
   deadAt: Date;
 }
 
+/**
+ * What becomes next of a message that is not archived: due and free to be claimed; not due yet; held by a consumer;
+ * delivered as often as allowed, and not among the dead letters yet.
+ */
+export type ActiveState = 'ready' | 'delayed' | 'leased' | 'exhausted';
+
+/** A message that is not archived, and its state at the moment of the list. */
+export interface ActiveMessage<T = unknown> extends StoredMessage<T> {
+  state: ActiveState;
+}
+
 /** A page of a list of messages. */
 export interface MessagePage<M> {
   messages: M[];

@@ -55,6 +55,7 @@ const FLOORS: readonly (readonly string[])[] = [
     'src/in-steps',
     'src/dead-letters',
     'src/archive',
+    'src/active-messages',
     'src/sweep-exhausted',
     'src/housekeeping',
   ],

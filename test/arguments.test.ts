@@ -187,6 +187,8 @@ test('unknown options are refused, with the name that was probably meant', async
     timeout: ['timeoutSeconds', (o) => admin.workerHealthStats(o)],
     archivedAfte: ['archivedAfter', (o) => admin.archive('work').list(o)],
     archivedBefor: ['archivedBefore', (o) => admin.archive('work').count(o)],
+    stat: ['state', (o) => admin.messages('work').list(o)],
+    states: ['state', (o) => admin.messages('work').count(o)],
     curser: ['cursor', (o) => admin.deadLetters('work').list(o)],
     deadBefor: ['deadBefore', (o) => admin.deadLetters('work').count(o)],
     persecond: ['perSecond', (o) => rateLimit(o)],

@@ -12,7 +12,7 @@ const CONSUMES: Block[] = ['consumer', 'consumer-delete', 'consumer-retention'];
 
 /** All that any worker may do: its own row cannot be told from those of others. */
 const WORKERS = ['listWorkers', 'worker.heartbeat', 'worker.suspend', 'workerHealthStats', 'workerStats'];
-const MESSAGES = ['reclaim', 'releaseWorkerMessages', 'workerMessages', 'getMessage'];
+const MESSAGES = ['reclaim', 'releaseWorkerMessages', 'workerMessages', 'messages.list', 'messages.count', 'getMessage'];
 
 test.each<{ who: string; has: Block[]; tries: Block[]; may: string[] }>([
   { who: 'a producer, as a consumer', has: PRODUCES, tries: CONSUMES, may: ['find the queue', 'register'] },
@@ -20,7 +20,7 @@ test.each<{ who: string; has: Block[]; tries: Block[]; may: string[] }>([
     who: 'a producer that changes nothing, as an admin',
     has: LOADS,
     tries: ['admin'],
-    may: ['listQueues', 'listStreams', 'deleteStream', ...WORKERS],
+    may: ['listQueues', 'listStreams', 'deleteStream', 'messages.count', ...WORKERS],
   },
   { who: 'a consumer, as a producer', has: CONSUMES, tries: LOADS, may: ['find the queue', 'register'] },
   {

@@ -7,24 +7,20 @@ import type {
   WorkerHealthStats,
   WorkerStats,
 } from '../metrics.js';
+import { activeState } from './message-state.js';
 import { statement } from './statement.js';
 import { date, seconds } from './time.js';
 
 /**
  * Messages grouped by state, in one scan that reads the archive too: no index would count it exactly. Grouping works a
  * message's state out once, where a filter per state would do so for each. Only for what is archived it asks whether
- * that is a dead letter. What a foreign client enqueued without `vt`
- * or `read_ct` counts as due since then, and as not delivered yet.
+ * that is a dead letter.
  */
 const groupedMessages = (s: string, which: string) => `
   select m.queue_id, case
       when m.archived_at is not null then case when exists (
         select from ${s}.sluice_failures f where f.message_id = m.id and f.dead_at = m.archived_at) then 'buried' else 'archived' end
-      when m.consumer_worker_id is not null and (m.vt > now() or not exists (
-        select from ${s}.sluice_workers ours where ours.worker_id = m.consumer_worker_id)) then 'leased'
-      when coalesce(m.read_ct, 0) >= $1 then 'dead'
-      when m.vt > now() then 'delayed'
-      else 'ready' end as state,
+      else ${activeState(s, '$1')} end as state,
     m.consumer_worker_id is not null as locked, count(*) as count,
     min(coalesce(m.vt, m.enqueued_at)) as due, min(m.enqueued_at) as oldest, max(m.enqueued_at) as newest
   from ${s}.pgqrs_messages m where ${which} group by 1, 2, 3`;
@@ -35,7 +31,7 @@ const UNARCHIVED = `g.state not in ('archived', 'buried')`;
 
 const MESSAGE_COUNTS = `
   ${sumOf(`g.state = 'ready'`)} as ready, ${sumOf(`g.state = 'delayed'`)} as delayed,
-  ${sumOf(`g.state = 'leased'`)} as leased, ${sumOf(`g.state = 'dead'`)} as dead,
+  ${sumOf(`g.state = 'leased'`)} as leased, ${sumOf(`g.state = 'exhausted'`)} as dead,
   ${sumOf(`g.state = 'archived'`)} as archived, ${sumOf(`g.state = 'buried'`)} as buried,
   ${sumOf(`g.locked and ${UNARCHIVED}`)} as locked`;
 

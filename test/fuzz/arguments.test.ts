@@ -2,6 +2,7 @@ import { Stream } from 'node:stream';
 import { isDeepStrictEqual } from 'node:util';
 import fc from 'fast-check';
 import { expect, onTestFinished, test } from 'vitest';
+import { ACTIVE_FILTER, LIST_ACTIVE } from '../../src/active-messages.js';
 import * as known from '../../src/admin-options.js';
 import { ARCHIVE_FILTER, LIST_ARCHIVE, PURGE_ARCHIVE } from '../../src/archive.js';
 import { LOAD_NAMES } from '../../src/config.js';
@@ -58,6 +59,7 @@ async function callsOf({ sluice, queue, pool, url, schema }: Scenario): Promise<
   await admin.createQueue('other');
   const archive = admin.archive('other');
   const dead = admin.deadLetters('other');
+  const active = admin.messages('other');
   const none = new Options({ client: true });
   const call = (name: string, on: unknown, ...args: unknown[]): [string, Call] => [
     name,
@@ -78,6 +80,7 @@ async function callsOf({ sluice, queue, pool, url, schema }: Scenario): Promise<
       'pauseQueue',
       'resumeQueue',
       'queueSettings',
+      'messages',
       'deadLetters',
       'archive',
       'workerStats',
@@ -98,6 +101,8 @@ async function callsOf({ sluice, queue, pool, url, schema }: Scenario): Promise<
     call('Admin.allQueuesMetrics', admin, new Options(known.METRICS)),
     call('Admin.systemStats', admin, new Options(known.METRICS)),
     call('Admin.workerHealthStats', admin, new Options(known.WORKER_HEALTH)),
+    call('ActiveMessages.list', active, new Options(LIST_ACTIVE)),
+    call('ActiveMessages.count', active, new Options(ACTIVE_FILTER)),
     call('Archive.list', archive, new Options(LIST_ARCHIVE)),
     call('Archive.count', archive, new Options(ARCHIVE_FILTER)),
     call('Archive.purge', archive, new Options(PURGE_ARCHIVE, { olderThanSeconds: 1 })),
@@ -169,6 +174,7 @@ const WITHOUT =
 const CLASSES = [
   'Sluice',
   'Admin',
+  'ActiveMessages',
   'Archive',
   'DeadLetters',
   'Config',

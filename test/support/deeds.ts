@@ -111,6 +111,8 @@ export const DEEDS: Partial<Record<Block, Deeds>> = {
       await here.sluice.admin.purgeWorkers();
     },
     deleteWorker: async (here) => here.sluice.admin.deleteWorker(await worker(here)),
+    'messages.list': ({ sluice }) => sluice.admin.messages('work').list(),
+    'messages.count': ({ sluice }) => sluice.admin.messages('work').count({ state: 'leased' }),
     getMessage: ({ sluice }) => sluice.admin.getMessage('1'),
     queueMetrics: ({ sluice }) => sluice.admin.queueMetrics('work'),
     allQueuesMetrics: ({ sluice }) => sluice.admin.allQueuesMetrics(),
