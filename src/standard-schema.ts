@@ -1,4 +1,5 @@
 import type { StandardSchemaV1 } from '@standard-schema/spec';
+import { read } from './check.js';
 import {
   InvalidOptionError,
   type PayloadIssue,
@@ -56,9 +57,11 @@ function isThenable(value: unknown): value is PromiseLike<unknown> {
 }
 
 function checkSchema(schema: unknown): StandardSchemaV1.Props {
-  if (isStandardSchema(schema)) return schema['~standard'];
+  const rule = 'a Standard Schema, such as those of zod, valibot, arktype';
+  const props = read('schema', rule, () => (isStandardSchema(schema) ? schema['~standard'] : undefined));
+  if (props) return props;
   const value = schema === null || schema === undefined ? String(schema) : `another ${typeof schema}`;
-  throw new InvalidOptionError('schema', 'a Standard Schema, such as those of zod, valibot, arktype', value);
+  throw new InvalidOptionError('schema', rule, value);
 }
 
 function isStandardSchema(value: unknown): value is StandardSchemaV1 {
