@@ -12,7 +12,14 @@ const CONSUMES: Block[] = ['consumer', 'consumer-delete', 'consumer-retention'];
 
 /** All that any worker may do: its own row cannot be told from those of others. */
 const WORKERS = ['listWorkers', 'worker.heartbeat', 'worker.suspend', 'workerHealthStats', 'workerStats'];
-const MESSAGES = ['reclaim', 'releaseWorkerMessages', 'workerMessages', 'messages.list', 'messages.count', 'getMessage'];
+const MESSAGES = [
+  'reclaim',
+  'releaseWorkerMessages',
+  'workerMessages',
+  'messages.list',
+  'messages.count',
+  'getMessage',
+];
 
 test.each<{ who: string; has: Block[]; tries: Block[]; may: string[] }>([
   { who: 'a producer, as a consumer', has: PRODUCES, tries: CONSUMES, may: ['find the queue', 'register'] },

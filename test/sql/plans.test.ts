@@ -46,7 +46,13 @@ test(
     const archive = `update ${s.schema}.pgqrs_messages set archived_at = now() where id between 1 and 10`;
     const payloads = jsonbArrayOf(ids.map(() => ({ json: '1', bytes: 1 })));
     const target = { messageId: '1', queueId: s.queue.id, worker };
-    const row = { queueId: s.queue.id, worker, payloads, dues: ids.map(() => ({ delaySeconds: 0 })), channel: null };
+    const row = {
+      queueId: s.queue.id,
+      worker,
+      payloads,
+      dues: ids.map(() => ({ delaySeconds: 0 })),
+      channel: null,
+    };
     const once = ids.map((id) => ({ key: `new ${id}`, windowSeconds: 60 }));
     const settlement = (by: settle.SettledBy) => ({ by, held });
     const release = held.map((one, at) => ({
