@@ -86,7 +86,7 @@ test('an unknown queue and seconds that break the rule are refused', async () =>
     'archiveSeconds must be a number from 0 to 3153600000, got -1',
   );
   await expect(admin.setRetention('work', { deadLetterSeconds: NaN })).rejects.toThrow(InvalidOptionError);
-  await expect(admin.pauseQueue('')).rejects.toThrow(InvalidOptionError);
+  await expect(admin.pauseQueue('no\0name')).rejects.toThrow(InvalidOptionError);
   // Another process sees the same.
   await using other = await connect({ dsn: url, schema });
   await admin.pauseQueue('work');

@@ -173,26 +173,29 @@ describe.skipIf(missing !== undefined)('the Producer API meets pgqrs 0.15.3, whi
   });
 });
 
-test('what our payload rules let pass at their edges pgqrs reads, and what they refuse it cannot', async () => {
-  const { peer, sluice } = await both();
-  await sluice.admin.install();
-  const nested = (levels: number): unknown => (levels === 0 ? 1 : [nested(levels - 1)]);
-  const edges: [fits: unknown, refused: unknown][] = [
-    [nested(127), nested(128)],
-    [1.7976931348623155e308, Number.MAX_VALUE],
-    [-1.7976931348623155e308, -Number.MAX_VALUE],
-  ];
-  for (const [n, [fits, refused]] of edges.entries()) {
-    const queue = `edge-${n}`;
-    await sluice.admin.createQueue(queue);
-    const producer = await sluice.producer(queue);
-    await producer.enqueue(fits);
-    await expect(producer.enqueue(refused)).rejects.toMatchObject({ code: 'PAYLOAD_INVALID' });
-    expect(await peer.do('dequeue', { queue, limit: 10 })).toHaveLength(1);
-    const careless = await sluice.producer(queue, { readableByPgqrs: false, maxDepth: 10_000 });
-    await careless.batchEnqueue([1, refused, 2]);
-    await expect(peer.do('dequeue', { queue, limit: 10 })).rejects.toThrow(
-      /recursion limit|number out of range/,
-    );
-  }
-});
+test.skipIf(missing !== undefined)(
+  'what our payload rules let pass at their edges pgqrs reads, and what they refuse it cannot',
+  async () => {
+    const { peer, sluice } = await both();
+    await sluice.admin.install();
+    const nested = (levels: number): unknown => (levels === 0 ? 1 : [nested(levels - 1)]);
+    const edges: [fits: unknown, refused: unknown][] = [
+      [nested(127), nested(128)],
+      [1.7976931348623155e308, Number.MAX_VALUE],
+      [-1.7976931348623155e308, -Number.MAX_VALUE],
+    ];
+    for (const [n, [fits, refused]] of edges.entries()) {
+      const queue = `edge-${n}`;
+      await sluice.admin.createQueue(queue);
+      const producer = await sluice.producer(queue);
+      await producer.enqueue(fits);
+      await expect(producer.enqueue(refused)).rejects.toMatchObject({ code: 'PAYLOAD_INVALID' });
+      expect(await peer.do('dequeue', { queue, limit: 10 })).toHaveLength(1);
+      const careless = await sluice.producer(queue, { readableByPgqrs: false, maxDepth: 10_000 });
+      await careless.batchEnqueue([1, refused, 2]);
+      await expect(peer.do('dequeue', { queue, limit: 10 })).rejects.toThrow(
+        /recursion limit|number out of range/,
+      );
+    }
+  },
+);
