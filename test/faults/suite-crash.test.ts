@@ -103,7 +103,10 @@ test(
   FULL ? 180_000 : 60_000,
 );
 
-/** The next commit of a stream, when it is marked, does not wait for its flush; its id is told in a notice. */
+/**
+ * The next commit of a stream, when it is marked, does not wait for its flush. Its id is told in a warning: a batch's
+ * transaction sets client_min_messages, so that a notice would not be sent.
+ */
 async function doom(server: Node): Promise<void> {
   await server.query('create table public.doomed (next boolean not null)');
   await server.query('insert into public.doomed values (false)');
@@ -112,7 +115,7 @@ async function doom(server: Node): Promise<void> {
     begin
       if (select next from public.doomed) then
         perform set_config('synchronous_commit', 'off', true);
-        raise notice 'doomed:%:', pg_current_xact_id();
+        raise warning 'doomed:%:', pg_current_xact_id();
       end if;
       return null;
     end $$`);
@@ -121,7 +124,7 @@ async function doom(server: Node): Promise<void> {
   );
 }
 
-/** The ids of doomed transactions, as the notices tell them. */
+/** The ids of doomed transactions, as the warnings tell them. */
 function watchIds(proxy: Awaited<ReturnType<typeof startProxy>>): string[] {
   const ids: string[] = [];
   proxy.judge = ({ from, data }) => {

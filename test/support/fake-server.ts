@@ -1,7 +1,8 @@
 import type { Db, Session } from '../../src/db.js';
-import { type Deferred, deferred, orAbort, withDeadline } from '../../src/deferred.js';
+import { type Deferred, deferred, orAbort } from '../../src/deferred.js';
 import { isAnswer } from '../../src/errors/answer.js';
 import { ConnectionError, DatabaseError, PermissionDeniedError } from '../../src/errors/index.js';
+import { type Clients, oneTransaction } from '../../src/on-client.js';
 import type { Transaction } from '../../src/sql/batches.js';
 import { RAISED } from '../../src/sql/statement.js';
 
@@ -28,94 +29,116 @@ export interface FakeServerOptions {
 
 interface Ledger {
   epoch: number;
+  /** Negative when it has been fenced. */
   seq: number;
   rows: number;
   position: string;
 }
 
-/** The same times as in src/. */
+/** The same as in src/. */
+const CONNECT_TIMEOUT_MS = 30_000;
 const URGENT_TIMEOUT_MS = 5_000;
+const URGENT_CLIENTS = 2;
 const ROLLBACK_TIMEOUT_MS = 5_000;
 
 /**
- * As much of a server, and of the pool in front of it, as the batches of one stream need: transactions, COPY, the
- * ledger's row with its lock, and backends that live longer than their clients.
+ * As much of a server, and of the pools in front of it, as the batches of one stream need: transactions, COPY, the
+ * ledger's row with its lock, cancel requests, and backends that live longer than their clients.
  */
 export class FakeServer {
   /** The rows that are in the table, in the order of their commits. */
   readonly committed: { n: number; vt: number }[] = [];
-  /** Clients that somebody has. One that comes after nobody waits for it any more is not among them. */
-  inUse = 0;
-  /** Clients that the pool misses. */
-  #out = 0;
   ledger: Ledger | undefined;
   #clock = 0;
   #holder: Backend | undefined;
   #freed = deferred();
   readonly #backends = new Map<number, Backend>();
-  readonly #waiting: Deferred<void>[] = [];
+  readonly #pool: Pool;
+  readonly #urgentPool = new Pool(URGENT_CLIENTS, URGENT_TIMEOUT_MS);
 
-  constructor(private readonly options: FakeServerOptions) {}
+  constructor(private readonly options: FakeServerOptions) {
+    this.#pool = new Pool(options.clients, CONNECT_TIMEOUT_MS);
+  }
+
+  /** Clients of the main pool that somebody has. One that comes after nobody waits for it any more is not among them. */
+  get inUse(): number {
+    return this.#pool.inUse;
+  }
 
   /** For what only ever calls these few methods. */
   get db(): Db {
+    const urgent: Clients = { session: (signal) => this.#session(this.#urgentPool, signal) };
     const db: Pick<Db, 'schema' | 'urgent' | 'session'> = {
       schema: 'fake',
       urgent: {
+        ...urgent,
         schema: 'fake',
-        session: (signal) => this.#session(signal),
-        query: async <Row>(text: string, values: readonly unknown[] = []) => {
-          const backend = this.#backend();
-          const asked = this.#exchange(backend, nameOf(text), () => this.#query(backend, text, values));
-          return (await withDeadline(nameOf(text), URGENT_TIMEOUT_MS, asked)) as Row[];
-        },
+        query: (text, values) =>
+          oneTransaction(urgent, { what: nameOf(text), ms: URGENT_TIMEOUT_MS }, (session) =>
+            session.query(text, values),
+          ),
       },
-      session: (signal) => this.#session(signal),
+      session: (signal) => this.#session(this.#pool, signal),
     };
     return db as Db;
   }
 
-  async #session(signal?: AbortSignal): Promise<Session> {
+  async #session(pool: Pool, signal?: AbortSignal): Promise<Session> {
     signal?.throwIfAborted();
-    const connecting = this.#connect();
+    const connecting = this.#connect(pool);
     try {
-      const session = await orAbort(connecting, signal);
-      this.inUse++;
-      return session;
+      const backend = await orAbort(connecting, signal);
+      pool.inUse++;
+      return this.#sessionOf(backend, pool);
     } catch (error) {
-      if (signal?.aborted) connecting.then(() => this.#giveBack()).catch(() => undefined);
+      if (signal?.aborted) connecting.then(() => pool.giveBack()).catch(() => undefined);
       throw error;
     }
   }
 
-  async #connect(): Promise<Session> {
-    while (this.#out === this.options.clients) {
-      const turn = deferred();
-      this.#waiting.push(turn);
-      await turn.promise;
-    }
-    this.#out++;
+  async #connect(pool: Pool): Promise<Backend> {
+    await pool.take();
     const backend = this.#backend();
+    const timer = setTimeout(() => backend.cut(), pool.connectTimeoutMs);
     try {
       await this.#exchange(backend, 'connect', () => undefined);
+      return backend;
     } catch (error) {
-      this.#giveBack();
+      pool.giveBack();
       throw error;
+    } finally {
+      clearTimeout(timer);
     }
-    return this.#sessionOf(backend);
   }
 
-  #sessionOf(backend: Backend): Session {
+  #sessionOf(backend: Backend, pool: Pool): Session {
     let given = false;
     let broken = false;
-    const give = () => {
-      if (given) return;
-      given = true;
-      this.inUse--;
-      this.#giveBack();
+    /** Statements that have got no answer. */
+    let asked = 0;
+    let committing = false;
+    const exchange = async <T>(what: string, effect: (fate: Fate) => T | Promise<T>) => {
+      if (given) throw lost();
+      asked++;
+      try {
+        const answered = await this.#exchange(backend, what, effect);
+        asked--;
+        return answered;
+      } catch (error) {
+        if (isAnswer(error)) asked--;
+        throw error;
+      }
     };
-    const exchange = <T>(what: string, effect: (fate: Fate) => T | Promise<T>) =>
-      this.#exchange(backend, what, effect);
+    const discard = async () => {
+      backend.cut();
+      // The pool gets its client back when the server has been told, or is taken not to hear.
+      if (asked > 0 && !committing) await this.#cancel(backend);
+      pool.giveBack();
+      // A server notices sooner or later, unless the network is silent.
+      if (backend.deaf) return;
+      await this.options.step('the backend notices');
+      backend.end();
+    };
     const session: Pick<
       Session,
       | 'schema'
@@ -154,10 +177,18 @@ export class FakeServer {
           return rows.length;
         });
       },
-      commit: (lastStatement) =>
-        exchange('commit', (fate) => this.#commit(backend, lastStatement ?? '', fate)),
+      commit: async (lastStatement) => {
+        committing = true;
+        try {
+          await exchange('commit', (fate) => this.#commit(backend, lastStatement ?? '', fate));
+          committing = false;
+        } catch (error) {
+          if (isAnswer(error)) committing = false;
+          throw error;
+        }
+      },
       leave: async (error) => {
-        if (!isAnswer(error) || broken) session.discard();
+        if (broken || asked > 0 || !isAnswer(error)) session.discard();
         else if (backend.transaction) await session.rollback();
         else session.release();
       },
@@ -172,20 +203,27 @@ export class FakeServer {
           clearTimeout(timer);
         }
       },
-      release: give,
+      release: () => {
+        if (given) return;
+        given = true;
+        pool.inUse--;
+        pool.giveBack();
+      },
       discard: () => {
-        give();
-        backend.cut();
-        // A server notices sooner or later, unless the network is silent.
-        if (!backend.deaf) void this.options.step('the backend notices').then(() => backend.end());
+        if (given) return;
+        given = true;
+        pool.inUse--;
+        void discard();
       },
     };
     return session as Session;
   }
 
-  #giveBack(): void {
-    this.#out--;
-    this.#waiting.shift()?.resolve();
+  /** On a connection of its own, which the network may be silent for too. It meets what the backend is at by then. */
+  async #cancel(backend: Backend): Promise<void> {
+    const fate = this.options.fate('cancel');
+    await this.options.step(`cancel (${fate})`);
+    if (fate === 'ok' || fate === 'unanswered' || fate === 'silentAfter') backend.cancel();
   }
 
   #backend(): Backend {
@@ -239,7 +277,6 @@ export class FakeServer {
       this.ledger ??= { epoch: 1, seq: 0, rows: 0, position: '' };
       return [{ id: '1', ...this.ledger }];
     }
-    if (name === 'select_stream') return this.ledger ? [{ ...this.ledger }] : [];
     if (name === 'end_transaction') {
       const [pid, startedAt] = values as [number, Transaction['startedAtMicros']];
       const meant = this.#backends.get(pid);
@@ -247,43 +284,46 @@ export class FakeServer {
       return [];
     }
     // Held to the end of the transaction, if there is one.
-    await this.#lock(backend, backend.transaction?.lockTimeoutMs ?? URGENT_TIMEOUT_MS);
+    await this.#lock(backend, backend.transaction?.lockTimeoutMs ?? 0);
     const { ledger } = this;
     if (!backend.transaction) backend.endTransaction();
-    if (name === 'delete_stream') this.ledger = undefined;
-    else if (name === 'fence_stream' && ledger) ledger.epoch = Number(values[1]) + 1;
-    else if (name !== 'lock_stream' && name !== 'fence_stream')
-      throw new Error(`an unexpected statement: ${text}`);
+    if (name === 'forget_stream') this.ledger = undefined;
+    else if (name === 'fence_stream') {
+      if (ledger?.epoch !== Number(values[1])) return [];
+      if (ledger.seq >= 0) ledger.seq = -1 - ledger.seq;
+    } else if (name !== 'confirm_stream') throw new Error(`an unexpected statement: ${text}`);
     return ledger ? [{ ...ledger }] : [];
   }
 
   async #commit(backend: Backend, lastStatement: string, fate: Fate): Promise<void> {
-    const [, epoch, seq, position, rows] =
-      /sluice_advance\('1', (\d+), (\d+), '(\d+)', (\d+)\)/.exec(lastStatement) ?? [];
     const { transaction } = backend;
     if (!transaction) throw new DatabaseError('COMMIT was answered with ROLLBACK', '40000');
-    await this.#lock(backend, transaction.lockTimeoutMs);
+    const advance = lastStatement === '' ? undefined : advanceOf(lastStatement);
+    if (advance) await this.#lock(backend, transaction.lockTimeoutMs);
     const { ledger } = this;
-    if (ledger?.epoch !== Number(epoch) || ledger.seq !== Number(seq) - 1) {
+    if (advance && !(ledger?.epoch === advance.epoch && ledger.seq === advance.seq - 1)) {
       backend.endTransaction();
       throw new DatabaseError('the stream has moved', RAISED.streamMoved);
     }
     await this.options.step('commit: flush');
     if (fate === 'stuck') await backend.ended;
     backend.throwIfEnded();
-    ledger.seq++;
-    ledger.rows += Number(rows);
-    ledger.position = String(position);
+    if (ledger && advance) {
+      ledger.seq = advance.seq;
+      ledger.rows += advance.rows;
+      ledger.position = advance.position;
+    }
     this.committed.push(...transaction.rows.map((n) => ({ n, vt: transaction.startedAt })));
     backend.endTransaction();
   }
 
   async #lock(backend: Backend, timeoutMs: number): Promise<void> {
-    const late = deferred();
-    const timer = timeoutMs > 0 ? setTimeout(() => late.reject(lockTimeout()), timeoutMs) : undefined;
+    const stopped = deferred();
+    const timer = timeoutMs > 0 ? setTimeout(() => stopped.reject(lockTimeout()), timeoutMs) : undefined;
+    backend.cancel = () => stopped.reject(cancelled());
     try {
       while (this.#holder && this.#holder !== backend) {
-        await Promise.race([this.#freed.promise, backend.ended, late.promise]);
+        await Promise.race([this.#freed.promise, backend.ended, stopped.promise]);
         backend.throwIfEnded();
       }
       this.#holder = backend;
@@ -292,6 +332,7 @@ export class FakeServer {
       throw error;
     } finally {
       clearTimeout(timer);
+      backend.cancel = () => undefined;
     }
   }
 
@@ -303,6 +344,34 @@ export class FakeServer {
   }
 }
 
+/** Clients, each with a connection of its own. */
+class Pool {
+  /** Those that somebody has. */
+  inUse = 0;
+  /** Those that the pool misses. */
+  #out = 0;
+  readonly #waiting: Deferred<void>[] = [];
+
+  constructor(
+    private readonly size: number,
+    readonly connectTimeoutMs: number,
+  ) {}
+
+  async take(): Promise<void> {
+    while (this.#out === this.size) {
+      const turn = deferred();
+      this.#waiting.push(turn);
+      await turn.promise;
+    }
+    this.#out++;
+  }
+
+  giveBack(): void {
+    this.#out--;
+    this.#waiting.shift()?.resolve();
+  }
+}
+
 /** A server process: it serves one client, and may outlive it. */
 class Backend {
   transaction: { startedAt: number; rows: number[]; lockTimeoutMs: number } | undefined;
@@ -311,6 +380,8 @@ class Backend {
   deaf = false;
   /** Has whatever its client waits for fail. */
   cut: () => void = () => undefined;
+  /** Ends its wait for a lock, if it is at one. */
+  cancel: () => void = () => undefined;
   readonly #ended = deferred();
 
   constructor(
@@ -342,9 +413,18 @@ class Backend {
 
 const lost = () => new ConnectionError('lost', true);
 const lockTimeout = () => new DatabaseError('lock timeout', '55P03');
+const cancelled = () => new DatabaseError('cancelled', '57014');
 
 function nameOf(text: string): string {
   return /sluice:(\w+)/.exec(text)?.[1] ?? text;
+}
+
+/** How far a batch takes the ledger, by the statement before its COMMIT. */
+function advanceOf(statement: string): Ledger {
+  const [, epoch, seq, position, rows] =
+    /sluice_advance\('1', (\d+), (\d+), '(\d+)', (\d+)\)/.exec(statement) ?? [];
+  if (position === undefined) throw new Error(`an unexpected statement: ${statement}`);
+  return { epoch: Number(epoch), seq: Number(seq), rows: Number(rows), position };
 }
 
 /** The field `n` of all rows of a binary COPY, whose last column is the payload. */
