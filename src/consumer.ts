@@ -175,7 +175,8 @@ export class Consumer extends Worker {
     checkLock(lockSeconds);
     this.assertReady();
     const room = { limit, maxBytes: messageMemory.limitBytes };
-    return this.#deliveries.handOut<T>(await this.#deliveries.claim<T>({ room, lockSeconds }));
+    const messages = await this.#deliveries.claim<T>({ room, lockSeconds, everything: true });
+    return this.#deliveries.handOut<T>(messages);
   }
 
   /**
@@ -360,6 +361,7 @@ export class Consumer extends Worker {
         return claim(room, hurry);
       },
       nextDueMs: (hurry) => this.#deliveries.nextDueMs(hurry),
+      nextLookMs: () => this.#deliveries.nextLookMs,
       subscribe: (wake) => this.#subscribe(wake),
       turns: turnsOf(this.listener, this.#doorbell.channel),
       pollIntervalMs: this.#pollIntervalMs,

@@ -7,7 +7,7 @@ import type { SettledBy } from '../sql/settle.js';
 import type { Incarnation } from '../sql/workers.js';
 import type { StoredMessage } from '../types.js';
 import type { Acknowledgements } from './acknowledgements.js';
-import type { Floor } from './floor.js';
+import type { Floor, Look } from './floor.js';
 import { Reach } from './reach.js';
 
 export interface ClaimsOptions {
@@ -36,6 +36,8 @@ export interface Asking {
   onSending?: () => void;
   /** How many may come of those whose leases have run out more than once. @default 1 */
   suspectsAtMost?: number;
+  /** All that is due, wherever it is; otherwise what lies before the floor is left to another look. */
+  everything?: boolean;
 }
 
 /** In one statement. */
@@ -52,11 +54,12 @@ export class Claims {
 
   /** Claims what there is room for of the messages that are due, in the order in which they became so. */
   async claim<T>(asking: Asking): Promise<Message<T>[]> {
-    const place = this.options.floor.next();
-    const { messages, left } = await this.#claim<T>(asking, place);
-    if (!place || !left) return messages;
+    const { floor } = this.options;
+    const look = floor.next();
+    const { messages, left } = await this.#claim<T>(asking, look);
+    if (!asking.everything || look.kind === 'all' || !left) return messages;
     // There may be more before the floor. What is in hand already stays in hand.
-    const { messages: more } = await this.#claim<T>({ ...asking, room: left }, undefined).catch(
+    const { messages: more } = await this.#claim<T>({ ...asking, room: left }, floor.all()).catch(
       (error: unknown) => {
         if (messages.length === 0) throw error;
         return { messages: [] };
@@ -73,20 +76,16 @@ export class Claims {
   }
 
   /** @returns `left`: what there is still room for, where the queue may have it */
-  async #claim<T>(
-    asking: Asking,
-    place: claims.Place | undefined,
-  ): Promise<{ messages: Message<T>[]; left: Room | undefined }> {
+  async #claim<T>(asking: Asking, look: Look): Promise<{ messages: Message<T>[]; left: Room | undefined }> {
     const { floor } = this.options;
-    const claiming = this.#inReach(asking, place);
+    const claiming = this.#inReach(asking, look);
     const claim = claiming.catch(() => undefined).finally(() => this.#underWay.delete(claim));
     this.#underWay.add(claim);
-    const { room, claimed } = await claiming;
+    const { room, claimed, tookMs } = await claiming;
     const { messages, suspects, last, bytes, more } = claimed;
     if (!messages) throw this.options.fenced();
     const isFull = more || messages.length === room.limit;
-    if (last && isFull) floor.moveTo(last);
-    else floor.reset();
+    floor.found(look, { last, isFull, more, tookMs });
     const left = { limit: room.limit - messages.length, maxBytes: room.maxBytes - bytes };
     return {
       messages: messages.flatMap((stored) => this.#read<T>(stored, suspects.has(stored.id)) ?? []),
@@ -97,23 +96,30 @@ export class Claims {
   /** Of as many as the server manages in its time: where that was too short, at once of half as many. */
   async #inReach(
     { room, lockSeconds, hurry, onSending, suspectsAtMost = 1 }: Asking,
-    floor: claims.Place | undefined,
-  ): Promise<{ room: Room; claimed: claims.Claimed }> {
-    const { worker, claimable } = this.options;
+    look: Look,
+  ): Promise<{ room: Room; claimed: claims.Claimed; tookMs: number }> {
+    const { worker, claimable, floor } = this.options;
     const suspects = { fromReadCount: this.#suspectFrom, atMost: suspectsAtMost };
     for (;;) {
       const inReach = { ...room, limit: Math.min(room.limit, this.#reach.size) };
-      const send = (on: Session) => {
+      let sentAt = 0;
+      let tookMs = 0;
+      const send = async (on: Session) => {
         onSending?.();
-        return this.#claimOn(on, { ...claimable, ...inReach, worker, lockSeconds, floor, suspects });
+        sentAt = performance.now();
+        const claim = { ...claimable, ...inReach, worker, lockSeconds, floor: look.place, suspects };
+        const claimed = await this.#claimOn(on, claim);
+        tookMs = performance.now() - sentAt;
+        return claimed;
       };
       try {
         const claimed = await this.options.answered('claiming messages', send, hurry);
         this.#reach.managed(claimed.messages?.length ?? 0);
-        return { room: inReach, claimed };
+        return { room: inReach, claimed, tookMs };
       } catch (error) {
         if (!tookTooLong(error)) throw error;
         this.#reach.tookTooLong(inReach.limit);
+        if (isAnswer(error)) floor.took(look, performance.now() - sentAt);
         if (inReach.limit === 1 || !isAnswer(error) || hurry.aborted) throw error;
       }
     }

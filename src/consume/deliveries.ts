@@ -84,13 +84,21 @@ export class Deliveries implements Holder {
     return this.#claims.claim<T>({ hurry: this.options.hurry, ...asking });
   }
 
-  /** ms until the next message is due, 0 when one is; nothing when none is waiting. */
+  /**
+   * ms until the next message is due, 0 when one is; nothing when none is waiting. What has come before the last claims is
+   * not looked for: `nextLookMs` says when a claim will.
+   */
   nextDueMs(hurry: AbortSignal): Promise<number | undefined> {
     return this.#answered(
       'looking for due messages',
-      (on) => claims.nextDueMs(on, this.options.claimable),
+      (on) => claims.nextDueMs(on, this.options.claimable, this.#floor.waitsBehind),
       hurry,
     );
+  }
+
+  /** ms until a claim is due for what may have come before the last ones; nothing when they have looked for it. */
+  get nextLookMs(): number | undefined {
+    return this.#floor.nextLookMs;
   }
 
   /** Messages may have come that are due before those that were claimed last. */
@@ -230,14 +238,15 @@ export class Deliveries implements Holder {
     patience: Persistence = GIVE_BACK_ONCE,
   ): Promise<void> {
     if (messages.length === 0) return;
-    this.startOver();
     const { db, worker, onReturned } = this.options;
     const limits = { what: 'giving messages back', ms: LAST_ANSWER_MS };
     for (let at = 0; at < messages.length; at += MAX_GIVEN_BACK) {
       const some = messages.slice(at, at + MAX_GIVEN_BACK);
       await retrying(patience, () =>
         oneTransaction(db, limits, (on) => settle.giveBackMessages(on, worker, some)),
-      ).then(onReturned, () => undefined);
+      )
+        .finally(() => this.startOver()) // an answer may be lost
+        .then(onReturned, () => undefined);
     }
   }
 

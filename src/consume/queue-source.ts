@@ -10,6 +10,8 @@ export interface QueueSourceOptions<M> {
   claim: (room: Room, hurry: AbortSignal) => Promise<M[]>;
   /** ms until the next message is due; nothing when none is waiting. */
   nextDueMs: (hurry: AbortSignal) => Promise<number | undefined>;
+  /** ms until a claim is due that finds what the last ones cannot have seen; nothing where they have seen all. */
+  nextLookMs: () => number | undefined;
   /** Has `wake` called whenever this consumer should look, whoever else does. */
   subscribe: (wake: () => void) => () => void;
   /** Of all that wait for the queue. */
@@ -83,6 +85,7 @@ export class QueueSource<M> implements Waiter {
     const dueMs = await this.options.nextDueMs(signal).catch(() => undefined);
     if (dueMs === 0) return empty <= 1 ? 0 : backoffMs(empty, DUE_BUT_EMPTY);
     if (dueMs !== undefined) this.options.turns.dueIn(dueMs);
-    return this.options.pollIntervalMs * (0.9 + Math.random() * 0.2);
+    const pollMs = this.options.pollIntervalMs * (0.9 + Math.random() * 0.2);
+    return Math.min(pollMs, this.options.nextLookMs() ?? Infinity);
   }
 }

@@ -1,41 +1,158 @@
 import { expect, test } from 'vitest';
-import { Floor } from '../../src/consume/floor.js';
+import { Floor, type Found, type Look } from '../../src/consume/floor.js';
 import { numbers } from '../ingest/support.js';
 import { eventually } from '../support/eventually.js';
 import { scenario, type Scenario } from '../support/scenario.js';
 import { change, enqueue, ns, running } from './support.js';
 
-const PLACE = { dueMicros: 5, id: '7' };
-const LATER = { dueMicros: 9, id: '1' };
+/** So many seconds after the beginning. */
+const at = (seconds: number, id = '7') => ({ dueMicros: seconds * 1_000_000, id });
 
-test('a claim begins behind the last one that was full', () => {
-  const floor = new Floor();
-  expect(floor.next(0)).toBeUndefined();
-  expect(floor.next(1)).toBeUndefined();
-  floor.moveTo(PLACE);
-  expect(floor.next(2)).toBe(PLACE);
-  floor.moveTo(LATER);
-  expect(floor.next(3)).toBe(LATER);
+/** A floor whose time is told, and what its looks are said to have found. */
+function told() {
+  let nowMs = 0;
+  const floor = new Floor(() => nowMs);
+  const found = (look: Look, what: Partial<Found> = {}) =>
+    floor.found(look, { last: undefined, isFull: false, more: false, tookMs: 0, ...what });
+  const wait = (ms: number) => void (nowMs += ms);
+  /** The kind of a look that is made now, and finds that. */
+  const look = (what: Partial<Found> = {}) => {
+    const next = floor.next();
+    found(next, what);
+    return next.kind;
+  };
+  return { floor, found, wait, look };
+}
+
+test('before anything was found every look begins at the beginning', () => {
+  const { floor, look } = told();
+  expect([look({ tookMs: 100 }), look({ tookMs: 100 })]).toEqual(['all', 'all']);
+  expect(floor.nextLookMs).toBeUndefined();
+});
+
+test('a look begins behind the last message that was found, also after one that came back short', () => {
+  const { floor, found, look } = told();
+  expect(look({ last: at(20), isFull: true })).toBe('all');
+  let next = floor.next();
+  expect(next).toMatchObject({ kind: 'behind', place: at(20) });
+  found(next, { last: at(21), tookMs: 3 });
+  look({ tookMs: 3 }); // these two are due
+  look({ tookMs: 3 });
+  next = floor.next();
+  expect(next).toMatchObject({ kind: 'behind', place: at(21) });
+  found(next);
+  expect(floor.next()).toMatchObject({ kind: 'behind', place: at(21) });
+});
+
+test('a short look before the floor leaves it where it is, a full one takes it back', () => {
+  const { floor, found } = told();
+  found(floor.next(), { last: at(20), isFull: true });
+  found(floor.all(), { last: at(5) });
+  expect(floor.waitsBehind).toEqual({ ...at(10), id: '0' });
+  found(floor.all(), { last: at(5), isFull: true, tookMs: 1 });
+  expect(floor.next()).toMatchObject({ kind: 'behind', place: at(5) });
+  // Left there for their size, or as suspects.
+  found(floor.next(), { last: undefined, isFull: true, more: true });
+  expect(floor.next().place).toEqual(at(5));
+  found(floor.all(), { last: undefined, isFull: true, more: true });
+  expect(floor.next()).toMatchObject({ kind: 'all', place: undefined });
+});
+
+test('places are in the order of the index: by time, then by number', () => {
+  const { floor, found } = told();
+  found(floor.next(), { last: at(20, '9'), isFull: true });
+  found(floor.all(), { last: at(20, '10'), tookMs: 1 });
+  found(floor.all(), { last: at(20, '9'), tookMs: 1 });
+  found(floor.next(), { tookMs: 1 });
+  expect(floor.next()).toMatchObject({ kind: 'behind', place: at(20, '10') });
+});
+
+test('looks before the floor are spaced by ten times what they take', () => {
+  const { wait, look } = told();
+  look({ last: at(20) });
+  const made: Record<string, number[]> = { all: [], recent: [], behind: [] };
+  for (let ms = 0; ms < 10_000; ms += 10) {
+    const kind = look({ tookMs: 5 });
+    made[kind]!.push(ms);
+    wait(10);
+  }
+  expect(made.all!.slice(0, 3)).toEqual([0, 50, 100]);
+
+  const slow = told();
+  slow.look({ last: at(20), tookMs: 400 });
+  const times: Record<string, number[]> = { all: [], recent: [], behind: [] };
+  for (let ms = 0; ms < 10_000; ms += 10) {
+    const due = slow.floor.next();
+    slow.found(due, { tookMs: { all: 400, recent: 20, behind: 1 }[due.kind] });
+    times[due.kind]!.push(ms);
+    slow.wait(10);
+  }
+  expect(times.all).toEqual([4_000, 8_000]);
+  expect(times.recent!.slice(0, 4)).toEqual([0, 200, 400, 600]);
+  expect(times.behind!.length).toBeGreaterThan(900);
+});
+
+test('while looks are full there is a second between those before the floor', () => {
+  const { wait, look } = told();
+  const made: Record<string, number[]> = { all: [], recent: [], behind: [] };
+  for (let ms = 0; ms < 5_000; ms += 10) {
+    made[look({ last: at(20), isFull: true, tookMs: 1 })]!.push(ms);
+    wait(10);
+  }
+  expect(made.all).toEqual([0, 1_000, 2_000, 3_000, 4_000]);
+  expect(made.recent).toEqual([]);
+});
+
+test('a recent look begins ten seconds before the floor', () => {
+  const { floor, found } = told();
+  found(floor.next(), { last: at(20), tookMs: 100 });
+  expect(floor.next()).toMatchObject({ kind: 'recent', place: { ...at(10), id: '0' } });
+});
+
+test('a wait ends at the next look before the floor, and needs no end after one from the beginning', () => {
+  const { floor, wait, look } = told();
+  look({ last: at(20), tookMs: 400 });
+  expect(floor.nextLookMs).toBeUndefined();
+  look({ tookMs: 30 });
+  expect(floor.nextLookMs).toBe(4_000);
+  wait(100);
+  expect(look({ tookMs: 1 })).toBe('behind');
+  expect(floor.nextLookMs).toBe(200);
+  wait(200);
+  expect(look({ tookMs: 30 })).toBe('recent');
+  expect(floor.nextLookMs).toBe(3_700);
+  wait(3_700);
+  expect(look({ tookMs: 300 })).toBe('all');
+  expect(floor.nextLookMs).toBeUndefined();
+});
+
+test('a look that was under way when something was given back does not move the floor past it', () => {
+  const { floor, found, look } = told();
+  look({ last: at(20), isFull: true, tookMs: 1 });
+  const underWay = floor.next();
   floor.reset();
-  expect(floor.next(4)).toBeUndefined();
+  found(underWay, { last: at(30), isFull: true });
+  expect(floor.next()).toMatchObject({ kind: 'all', place: undefined });
 });
 
-test('once a second a claim begins at the beginning, however many are full', () => {
-  const floor = new Floor();
-  const fromTheBeginning: number[] = [];
-  for (let now = 0; now <= 5_000; now += 10) {
-    if (!floor.next(now)) fromTheBeginning.push(now);
-    floor.moveTo(PLACE);
-  }
-  expect(fromTheBeginning).toEqual([0, 1_000, 2_000, 3_000, 4_000, 5_000]);
+test('of two looks side by side the one that answers last does not take the floor back', () => {
+  const { floor, found, look } = told();
+  look({ last: at(20), isFull: true, tookMs: 1 });
+  const [one, two] = [floor.next(), floor.next()];
+  found(two, { last: at(22), isFull: true });
+  found(one, { last: at(21), isFull: true });
+  expect(floor.next().place).toEqual(at(22));
 });
 
-test('claims that are further apart than that always begin at the beginning', () => {
-  const floor = new Floor();
-  for (let now = 0; now <= 10_000; now += 1_000) {
-    expect(floor.next(now)).toBeUndefined();
-    floor.moveTo(PLACE);
-  }
+test('a look that the server has given up is spaced by what it took', () => {
+  const { floor, wait, look } = told();
+  look({ last: at(20) });
+  floor.took(floor.all(), 5_000);
+  look({ tookMs: 2_000 });
+  wait(10_000);
+  expect(look()).not.toBe('all');
+  wait(40_000);
+  expect(look()).toBe('all');
 });
 
 /** A message that was committed late: it is due before all others. */

@@ -2,7 +2,14 @@ import { randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import { expect, onTestFinished, test } from 'vitest';
+import { Acknowledgements } from '../../src/consume/acknowledgements.js';
+import { Claims } from '../../src/consume/claims.js';
+import { Floor } from '../../src/consume/floor.js';
+import type { Session } from '../../src/db.js';
 import { connect, type Consumer } from '../../src/index.js';
+import type { Holder } from '../../src/message.js';
+import { settleMessages } from '../../src/sql/settle.js';
+import { onSql } from '../sql/support.js';
 import { databaseUrl } from '../support/database.js';
 import { eventually, within } from '../support/eventually.js';
 import { numbered } from '../support/scenario.js';
@@ -46,9 +53,20 @@ async function ownDatabase() {
     await admin.end();
   });
   await sluice.admin.install();
-  await sluice.admin.createQueue('work');
+  const queue = await sluice.admin.createQueue('work');
   await pool.query(`alter table ${SCHEMA}.pgqrs_messages set (autovacuum_enabled = false)`);
-  return { pool, sluice, claims };
+  return { pool, sluice, claims, schema: SCHEMA, queue, consumer: () => sluice.consumer('work') };
+}
+
+/** @returns what ends it */
+async function holdSnapshot(pool: pg.Pool): Promise<() => Promise<void>> {
+  const holder = await pool.connect();
+  await holder.query('begin isolation level repeatable read');
+  await holder.query(`select count(*) from ${SCHEMA}.pgqrs_workers`);
+  return async () => {
+    await holder.query('commit');
+    holder.release();
+  };
 }
 
 /** Blocks that a claim looks at, when it is made again and taken back. */
@@ -93,9 +111,7 @@ test(
     const clean = await timed(consumer);
     const cleanBlocks = await blocks(pool, fromBeginning(claims.at(-1)!));
 
-    const holder = await pool.connect();
-    await holder.query('begin isolation level repeatable read');
-    await holder.query(`select count(*) from ${SCHEMA}.pgqrs_workers`);
+    const release = await holdSnapshot(pool);
     const stop = new AbortController();
     let handled = 0;
     const run = consumer.run(
@@ -113,8 +129,7 @@ test(
       unfloored: await blocks(pool, fromBeginning(claims.at(-1)!)),
     };
 
-    await holder.query('commit');
-    holder.release();
+    await release();
     await pool.query(`vacuum ${SCHEMA}.pgqrs_messages`);
     const vacuumed = await timed(consumer);
     const vacuumedBlocks = await blocks(pool, fromBeginning(claims.at(-1)!));
@@ -167,6 +182,112 @@ test('a message that is committed late, with an older time, comes within two sec
   report('late commit', { messages: MESSAGES, handled, lateMs });
   expect(rowCount, 'the backlog is over').toBe(1_000);
   expect(lateMs).toBeLessThan(2_000);
+});
+
+test('while an old snapshot keeps dead rows, claims of a trickle read what has come since, not what is dead', async () => {
+  const own = await ownDatabase();
+  const { db, worker } = await onSql(own);
+  const producer = await own.sluice.producer<{ n: number }>('work');
+  const release = await holdSnapshot(own.pool);
+  const session = await db.session();
+  onTestFinished(() => session.discard());
+
+  /** Index entries that the claims since the last look at this have read. */
+  let entries = 0;
+  const read = async () => {
+    const [found] = await session.query<{ entries: number }>(
+      `select sum(pg_stat_get_xact_tuples_returned(indexrelid))::float8 as entries from pg_index
+       where indrelid = to_regclass($1)`,
+      [`${SCHEMA}.pgqrs_messages`],
+    );
+    return found!.entries;
+  };
+  const answered = async <R>(_what: string, work: (on: Session) => Promise<R>): Promise<R> => {
+    await session.script('begin');
+    const was = await read();
+    const answer = await work(session);
+    entries += (await read()) - was;
+    await session.script('commit');
+    return answer;
+  };
+  const { signal: hurry } = new AbortController();
+  const nothingTo = () => new Acknowledgements({ send: () => Promise.resolve([]), hurry });
+  let nowMs = 0;
+  const claims = new Claims({
+    ...{ worker, answered, parsePayload: JSON.parse },
+    claimable: { queueId: own.queue.id, maxReadCount: 5, foreignLeases: 'stale' },
+    // Its time stands still: no look before it is due.
+    floor: new Floor(() => nowMs),
+    done: { archive: nothingTo(), delete: nothingTo() },
+    holder: {} as Holder,
+    onUnreadable: (_message, error) => expect.unreachable(String(error)),
+    fenced: () => new Error('fenced'),
+  });
+  const round = async () => {
+    await producer.batchEnqueue([...numbered(10)]);
+    entries = 0;
+    const held = await claims.claim({ room: { limit: 100, maxBytes: Infinity }, lockSeconds: 60, hurry });
+    expect(held).toHaveLength(10);
+    await settleMessages(db, worker, { by: 'delete', held });
+    return entries;
+  };
+  const costs: number[] = [];
+  while (costs.length < 300) costs.push(await round());
+  nowMs = 3_600_000;
+  const fromTheBeginning = await round();
+  const [early, late] = [Math.max(...costs.slice(5, 30)), Math.max(...costs.slice(-25))];
+  await release();
+  report('trickle behind a held snapshot', { early, late, fromTheBeginning });
+  expect(fromTheBeginning, 'no dead entries to walk over').toBeGreaterThan(3_000);
+  expect(late).toBeLessThan(2 * early);
+  expect(late).toBeLessThan(100);
+});
+
+test('what is committed late is found behind an old snapshot too, in a trickle and when nothing else comes', async () => {
+  const { pool, sluice } = await ownDatabase();
+  const producer = await sluice.producer<{ n: number }>('work');
+  const consumer = await sluice.consumer('work', { pollIntervalMs: 3_600_000 });
+  const release = await holdSnapshot(pool);
+  const handled = new Set<number>();
+  const stop = new AbortController();
+  const run = consumer.run<{ n: number }>(({ payload: { n } }) => void handled.add(n), {
+    signal: stop.signal,
+  });
+  run.catch(() => undefined);
+  let sent = 0;
+  const trickles = new AbortController();
+  const trickle = (async () => {
+    while (!trickles.signal.aborted) {
+      await producer.enqueue({ n: sent++ });
+      await delay(5);
+    }
+  })();
+  await eventually('a trickle', () => handled.size > 100);
+
+  const client = await pool.connect();
+  onTestFinished(() => client.release(true));
+  const late = async (n: number, seconds: number) => {
+    await client.query('begin');
+    const { id } = await producer.enqueue({ n }, { client });
+    await client.query(
+      `update ${SCHEMA}.pgqrs_messages set vt = now() - $2 * interval '1 second', enqueued_at = now() - $2 * interval '1 second'
+       where id = $1`,
+      [id, seconds],
+    );
+    await client.query('commit');
+    const from = performance.now();
+    await eventually(`the one that is ${seconds} s late`, () => handled.has(n), 5_000);
+    return Math.round(performance.now() - from);
+  };
+  const lateMs = { inATrickle: [await late(-1, 5), await late(-2, 30), await late(-3, 3_600)], alone: [0] };
+  trickles.abort();
+  await trickle;
+  await eventually('all of the trickle', () => handled.size >= sent + 3);
+  lateMs.alone = [await late(-4, 5), await late(-5, 30), await late(-6, 3_600)];
+  await release();
+  stop.abort();
+  await within(10_000, 'the end', run);
+  report('late commits', { sent, ...lateMs });
 });
 
 function fromBeginning({ text, values }: Sent): Sent {

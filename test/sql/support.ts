@@ -12,7 +12,7 @@ export interface OnSql {
 }
 
 /** The statements themselves, for a consumer that is registered. */
-export async function onSql(s: Scenario): Promise<OnSql> {
+export async function onSql(s: Pick<Scenario, 'pool' | 'schema' | 'queue' | 'consumer'>): Promise<OnSql> {
   const { workerId } = await s.consumer();
   const { rows } = await s.pool.query<Incarnation>(
     `select id::text, to_char(started_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as incarnation
