@@ -63,8 +63,9 @@ async function attemptInstall(db: Db, wanted: Wanted): Promise<void> {
         return undefined;
       const { tables } = await readCatalogue(session, db.schemaName);
       if (tables.pgqrs_messages) return 'in use';
-      await mend(session, db.schemaName, wanted, async (steps) => {
-        for (const sql of steps) await session.query(inTransaction(sql));
+      // All of a pass in one message: one by one they would wait for each other's answers.
+      await mend(session, db.schemaName, wanted, async (pieces) => {
+        await session.script(pieces.flat().map(inTransaction).join(';\n'));
       });
       return 'finished';
     }),
@@ -172,9 +173,11 @@ async function mendOnline(db: Db, wanted: Wanted, apart: Apart): Promise<void> {
   try {
     const hurried = await schemaSql.hasTimeouts(session);
     if (hurried) await session.script(schemaSql.SESSION_WITHOUT_TIMEOUTS);
-    await mend(session, db.schemaName, wanted, async (steps) => {
-      if (steps.some(runsAlone)) for (const sql of steps) await session.query(sql);
-      else await givingWay(() => shortTransaction(session, steps, apart));
+    await mend(session, db.schemaName, wanted, async (pieces) => {
+      for (const steps of pieces) {
+        if (steps.some(runsAlone)) for (const sql of steps) await session.query(sql);
+        else await givingWay(() => shortTransaction(session, steps, apart));
+      }
     });
     if (hurried) await session.script(schemaSql.SESSION_AS_BEFORE);
     session.release();
@@ -189,7 +192,7 @@ async function mend(
   session: Session,
   schemaName: string,
   wanted: Wanted,
-  run: (steps: readonly string[]) => Promise<void>,
+  run: (pieces: readonly (readonly string[])[]) => Promise<void>,
 ): Promise<void> {
   for (let pass = 1; ; pass++) {
     const found = await readCatalogue(session, schemaName);
@@ -203,7 +206,7 @@ async function mend(
       );
     }
     refuseUnprivileged(found);
-    for (const { steps } of left) await run(steps);
+    await run(left.map(({ steps }) => steps));
   }
 }
 
