@@ -44,6 +44,8 @@ export class Sluice implements AsyncDisposable {
   readonly #db: Db;
   readonly #listener: Listener;
   readonly #workers = new Set<Worker>();
+  /** Registrations under way. */
+  readonly #opening = new Set<Promise<Worker>>();
   #closed: Promise<void> | undefined;
 
   /** @internal use connect() */
@@ -74,8 +76,9 @@ export class Sluice implements AsyncDisposable {
   ): Promise<Producer<In, Out>> {
     this.#assertOpen();
     const settings = producerSettings('sluice.producer()', this.config, options);
-    const queue = await this.admin.getQueue(queueName);
-    return this.#own(await Producer.open(this.#db, queue, settings));
+    return this.#own(async () =>
+      Producer.open<In, Out>(this.#db, await this.admin.getQueue(queueName), settings),
+    );
   }
 
   /**
@@ -86,8 +89,9 @@ export class Sluice implements AsyncDisposable {
   async consumer(queueName: string, options: ConsumerOptions = {}): Promise<Consumer> {
     this.#assertOpen();
     const settings = consumerSettings('sluice.consumer()', this.config, options);
-    const queue = await this.admin.getQueue(queueName);
-    return this.#own(await Consumer.open(this.#db, queue, this.#listener, settings));
+    return this.#own(async () =>
+      Consumer.open(this.#db, await this.admin.getQueue(queueName), this.#listener, settings),
+    );
   }
 
   /** Closes every producer and consumer, then the connections. Twice is fine. */
@@ -102,21 +106,32 @@ export class Sluice implements AsyncDisposable {
 
   async #close(): Promise<void> {
     const closing = await Promise.allSettled([...this.#workers].map((worker) => worker.close()));
+    await Promise.allSettled(this.#opening);
     await this.#listener.close();
     await this.#db.close();
     const failed = closing.find((result) => result.status === 'rejected');
     if (failed) throw failed.reason as Error;
   }
 
-  async #own<W extends Worker>(worker: W): Promise<W> {
-    if (this.#closed) {
-      // Closed while it was registering. Where the connections are gone its registration goes stale by itself.
-      await worker.close().catch(() => undefined);
+  /** close() waits for a registration that is under way: left behind, it would keep its name from the next process. */
+  async #own<W extends Worker>(open: () => Promise<W>): Promise<W> {
+    const opening = open().then(async (worker) => {
+      if (this.#closed) {
+        await worker.close();
+      } else {
+        worker.once('closed', () => this.#workers.delete(worker));
+        this.#workers.add(worker);
+      }
+      return worker;
+    });
+    this.#opening.add(opening);
+    try {
+      const worker = await opening;
       this.#assertOpen();
+      return worker;
+    } finally {
+      this.#opening.delete(opening);
     }
-    this.#workers.add(worker);
-    worker.once('closed', () => this.#workers.delete(worker));
-    return worker;
   }
 
   #assertOpen(): void {

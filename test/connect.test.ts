@@ -174,6 +174,24 @@ test('close() ends whoever waits, and leaves no connection', async () => {
   });
 });
 
+test('close() leaves no registration behind that was under way: its name is free at once', async () => {
+  const s = await scenario();
+  for (let round = 0; round < 8; round++) {
+    const closing = await connect({ dsn: s.url, schema: s.schema });
+    const name = { hostname: 'host', port: 1 + round };
+    const registering = round % 2 ? closing.consumer('work', name) : closing.producer('work', name);
+    const outcome = registering.then(
+      () => 'registered', // it was quicker, and is closed like all others
+      (error: { code: string }) => error.code,
+    );
+    // At a later moment of it each time: a statement takes about as long as one of its own.
+    for (let trip = 0; trip < round; trip++) await s.pool.query('select 1');
+    await closing.close();
+    expect(['registered', 'CLOSED']).toContain(await outcome);
+    await (await s.producer(name)).close();
+  }
+});
+
 test('who registers while it closes is closed as well', async () => {
   const s = await scenario();
   const results = await Promise.allSettled([

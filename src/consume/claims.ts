@@ -1,6 +1,7 @@
 import type { Room } from '../../streams/claim-loop.js';
 import type { Session } from '../db.js';
 import { isAnswer, tookTooLong } from '../errors/answer.js';
+import { InvalidOptionError } from '../errors/index.js';
 import { type Holder, Message } from '../message.js';
 import * as claims from '../sql/claim.js';
 import type { SettledBy } from '../sql/settle.js';
@@ -151,7 +152,16 @@ export class Claims {
     const json = stored.payload;
     const bytes = Buffer.byteLength(json);
     try {
-      const message = new Message(stored, parsePayload(json) as T, holder, bytes);
+      const payload = parsePayload(json);
+      if (payload instanceof Promise) {
+        payload.catch(() => undefined);
+        throw new InvalidOptionError(
+          'parsePayload',
+          'a function that answers at once',
+          'one that answers a Promise',
+        );
+      }
+      const message = new Message(stored, payload as T, holder, bytes);
       if (isSuspect) message.suspect();
       return message;
     } catch (error) {

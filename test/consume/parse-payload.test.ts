@@ -97,6 +97,21 @@ test('by hand it fails alone too, and the others are handed out', async () => {
   });
 });
 
+test('one that answers a Promise fails its message, and its rejection is nobody else’s', async () => {
+  const s = await scenario();
+  await insert(s, '{"n": 1}');
+  const consumer = await s.consumer({
+    maxReadCount: 1,
+    parsePayload: () => Promise.reject(new Error('too late')),
+  });
+  expect(await consumer.dequeueMany(1)).toEqual([]);
+  const [letter] = await eventually('a dead letter', async () => {
+    const letters = await dead(s);
+    return letters.length > 0 ? letters : undefined;
+  });
+  expect(letter!.lastError).toContain('parsePayload must be a function that answers at once');
+});
+
 test('what is no function is refused', async () => {
   const s = await scenario();
   await expect(s.consumer({ parsePayload: 'json' as never })).rejects.toThrow(
