@@ -182,7 +182,7 @@ test('close() leaves no registration behind that was under way: its name is free
     const registering = round % 2 ? closing.consumer('work', name) : closing.producer('work', name);
     const outcome = registering.then(
       () => 'registered', // it was quicker, and is closed like all others
-      (error: { code: string }) => error.code,
+      (error: unknown) => (error as { code: string }).code,
     );
     // At a later moment of it each time: a statement takes about as long as one of its own.
     for (let trip = 0; trip < round; trip++) await s.pool.query('select 1');
