@@ -66,7 +66,7 @@ export async function register(db: Db, queue: Queue, options: WorkerOptions): Pr
   const staleAfterSeconds = check.number(
     'staleAfterSeconds',
     options.staleAfterSeconds ?? Math.max(60, STALE_INTERVALS * intervalSeconds),
-    { min: STALE_INTERVALS * intervalSeconds },
+    { min: STALE_INTERVALS * intervalSeconds, max: 3_153_600_000 },
   );
   const name = workerName(options);
   const self = await oneTransaction(db, { what: 'registering the worker', ms: ANSWER_MS }, (session) =>

@@ -202,7 +202,11 @@ const CREATION: [options: object, message: string][] = [
     'hostname must be a non-empty string of at most 255 bytes without NUL characters, got ""',
   ],
   [{ heartbeatIntervalSeconds: 0 }, 'heartbeatIntervalSeconds must be a number from 0.01 to 3600, got 0'],
-  [{ staleAfterSeconds: 1 }, 'staleAfterSeconds must be a number of at least 6, got 1'],
+  [{ staleAfterSeconds: 1 }, 'staleAfterSeconds must be a number from 6 to 3153600000, got 1'],
+  [
+    { staleAfterSeconds: 1e15 },
+    'staleAfterSeconds must be a number from 6 to 3153600000, got 1000000000000000',
+  ],
   [{ maxPayloadBytes: 0 }, 'maxPayloadBytes must be a whole number from 1 to 268435455, got 0'],
   [{ maxStringBytes: -1 }, 'maxStringBytes must be a whole number from 1 to 268435455, got -1'],
   [{ maxDepth: 1.5 }, 'maxDepth must be a whole number from 0 to 10000, got 1.5'],
