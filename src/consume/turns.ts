@@ -66,6 +66,7 @@ export class Turns {
     this.#due = setTimeout(
       () => {
         this.#dueAtMs = Infinity;
+        this.#wakeLooking();
         this.#wakeNext();
       },
       Math.min(Math.ceil(ms), 2 ** 31 - 1),
@@ -83,8 +84,7 @@ export class Turns {
   }
 
   #ring(): void {
-    // Who is not asleep may just be looking, and miss it.
-    for (const waiter of this.#waiters) if (!this.#asleep.has(waiter)) waiter.wake();
+    this.#wakeLooking();
     if (this.#ringing) return;
     if (this.#fruitless < FRUITLESS) this.#wakeNext();
     else {
@@ -96,6 +96,11 @@ export class Turns {
         Math.random() * Math.min(MAX_DELAY_MS, 2 ** this.#fruitless),
       ).unref();
     }
+  }
+
+  /** Who is about to fall asleep would miss it. */
+  #wakeLooking(): void {
+    for (const waiter of this.#waiters) if (!this.#asleep.has(waiter)) waiter.wake();
   }
 
   #wakeNext(): void {

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { expect, test } from 'vitest';
+import { Turns } from '../../src/consume/turns.js';
 import { eventually } from '../support/eventually.js';
 import { scenario } from '../support/scenario.js';
 import { spied } from '../support/spied.js';
@@ -49,3 +50,12 @@ test('of many consumers that wait for a queue a message wakes few, and none is m
   // They take turns.
   expect(handledBy.size).toBeGreaterThan(CONSUMERS / 4);
 }, 60_000);
+
+test('what becomes due while its waiter is just looking wakes it before it falls asleep', async () => {
+  const turns = new Turns(() => () => undefined);
+  let woken = 0;
+  const leave = turns.join({ wake: () => woken++ });
+  turns.dueIn(1); // and it has not fallen asleep yet
+  await eventually('the wake', () => woken > 0);
+  leave();
+});
