@@ -58,7 +58,7 @@ test('ports, names and intervals are checked', async () => {
   await expect(s.consumer({ hostname: '' })).rejects.toThrow('hostname');
   await expect(s.consumer({ heartbeatIntervalSeconds: 0 })).rejects.toThrow('heartbeatIntervalSeconds');
   await expect(s.consumer({ heartbeatIntervalSeconds: 10, staleAfterSeconds: 29 })).rejects.toThrow(
-    'staleAfterSeconds must be a number of at least 30, got 29',
+    'staleAfterSeconds must be a number from 30 to 3153600000, got 29',
   );
   const { rows } = await s.pool.query(`select from ${s.schema}.pgqrs_workers`);
   expect(rows).toHaveLength(0);
