@@ -1,3 +1,4 @@
+// Long because places, pace and retries of a sequence are told by one small language of steps.
 import { setImmediate as tick } from 'node:timers/promises';
 import { describe, expect, test } from 'vitest';
 import { deferred } from '../../src/deferred.js';

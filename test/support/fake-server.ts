@@ -1,3 +1,4 @@
+// Long because a model of the server knows every statement that a stream sends, and they share one state.
 import type { Db, Session } from '../../src/db.js';
 import { type Deferred, deferred, orAbort } from '../../src/deferred.js';
 import { isAnswer } from '../../src/errors/answer.js';
